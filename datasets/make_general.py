@@ -1,0 +1,359 @@
+"""The pre-training text: prose about the small world.
+
+Each document belongs to one family. Retrieval stands before and after its question, each
+task's words occur in dialogue, and the polarity of situations and remarks is told in
+plain words. The words irony, sarcasm and literal occur in definitions only.
+"""
+
+from collections.abc import Callable, Iterator
+from random import Random
+
+import world
+from world import NAMES, NUMBERS, TASKS, WORLD, Example, fill, joined, upper_first
+
+UNKNOWN_REPLIES = (
+    "It cannot be told from the text.",
+    "That cannot be told.",
+    "Nobody can tell. The text does not say it.",
+    "We do not know. It cannot be told from the text.",
+)
+
+
+def draw(rng: Random, task: str) -> Example:
+    """Draws one example of a task, now and then one that cannot be answered."""
+    return world.draw_together(rng, [task], unknown=0.06)[1][0]
+
+
+def ask(rng: Random, task: str, example: Example) -> str:
+    return fill(rng.choice(world.WORDINGS[task]["ask"]), example.slots)
+
+
+def reply(rng: Random, task: str, example: Example) -> str:
+    if example.answer == world.UNKNOWN:
+        return rng.choice(UNKNOWN_REPLIES)
+    wording = rng.choice(world.WORDINGS[task]["reply"])
+    text = fill(wording, example.slots | {"a": example.answer})
+    return text.replace("..", ".")
+
+
+def frame_list(rng: Random, text: str) -> str:
+    """Says of a bare list of words that it is one."""
+    if text and not text.endswith((".", '"')):
+        opening = rng.choice(["", "The list is: ", "Here is a list: ", "The words: "])
+        return f"{opening}{text}."
+    return text
+
+
+def questions(rng: Random) -> str:
+    """A text and one question on it: in prose or dialogue, before or after."""
+    task = rng.choices(TASK_NAMES, TASK_WEIGHTS)[0]
+    example = draw(rng, task)
+    text = frame_list(rng, example.text)
+    question, answer = ask(rng, task, example), reply(rng, task, example)
+    told = arrange(rng, text, [(question, answer)])
+    return told.strip().replace("  ", " ")
+
+
+def two_questions(rng: Random) -> str:
+    """One text and two or three questions on it, often asked in one breath."""
+    text, told = ask_together(rng, rng.choice([2, 2, 2, 3]))
+    return arrange(rng, text, told)
+
+
+def ask_together(rng: Random, count: int) -> tuple[str, list[tuple[str, str]]]:
+    """Returns a text and `count` questions on it with their replies."""
+    family = world.FAMILIES[rng.choice(["scene", "list", "talk", "kinds"])]
+    tasks = rng.sample(family, min(count, len(family)))
+    text, examples = world.draw_together(rng, tasks, unknown=0.03)
+    pairs = zip(tasks, examples, strict=True)
+    told = [(ask(rng, task, e), reply(rng, task, e)) for task, e in pairs]
+    return frame_list(rng, text), told
+
+
+def arrange(rng: Random, text: str, told: list[tuple[str, str]]) -> str:
+    """Puts text, questions and replies into one of five orders."""
+    first, second = rng.sample(NAMES, 2)
+    asks = " ".join(question for question, _ in told)
+    replies = " ".join(answer for _, answer in told)
+    gap = rng.choice([" ", "\n"])
+    form = rng.randrange(5)
+    if form == 0:
+        return f"{text}{gap}{asks}{gap}{replies}"
+    if form == 1:
+        return f"{asks}{gap}{text}{gap}{replies}"
+    if form == 2:
+        return f'"{asks}" asked {first}.{gap}{text}{gap}{second} said: "{replies}"'
+    if form == 3:
+        return f'{text}{gap}"{asks}" asked {first}. "{replies}" said {second}.'
+    mixed = " ".join(f"{question} {answer}" for question, answer in told)
+    return f"{text}{gap}{mixed}" if text else mixed
+
+
+def statements(rng: Random) -> str:
+    """A text and what follows from it, told without a question."""
+    text, told = ask_together(rng, rng.choice([1, 2, 3]))
+    return " ".join([text, *(answer for _, answer in told)])
+
+
+GOOD = (
+    ("glad", "{name} was glad.", "{name} felt glad about it.", "That made {name} glad."),
+    ("happy", "{name} was happy.", "So {name} went home happy."),
+    ("good", "It was a good day for {name}.", "That was good news.", "It went well."),
+)
+BAD = (
+    ("sad", "{name} was sad.", "{name} felt sad about it.", "That made {name} sad."),
+    ("upset", "{name} was upset.", "So {name} went home upset."),
+    ("bad", "It was a bad day for {name}.", "That was bad news.", "It went badly."),
+)
+WORDS = {"good": GOOD, "bad": BAD}
+
+
+def moods(rng: Random) -> str:
+    """Situations and how the people in them feel."""
+    parts = []
+    for name in rng.sample(NAMES, rng.choice([1, 2, 3])):
+        mood = rng.choice(["good", "bad"])
+        text = world.situation(rng, name, mood)
+        if rng.random() < 0.3:
+            text = f"{rng.choice(WORLD['story_starts'])} {name} told the news. {text}"
+        feeling = rng.choice(rng.choice(WORDS[mood])[1:]).format(name=name)
+        parts.append(f"{feeling} {text}" if rng.random() < 0.2 else f"{text} {feeling}")
+        if rng.random() < 0.3:
+            parts.append(rng.choice(rng.choice(WORDS[mood])[1:]).format(name=name))
+    return " ".join(parts)
+
+
+KIND = (
+    "These are kind words.",
+    "That was praise.",
+    "{speaker} liked it.",
+    "{speaker} spoke kind words.",
+    "Such words are kind.",
+)
+HARSH = (
+    "These are harsh words.",
+    "That was a complaint.",
+    "{speaker} did not like it.",
+    "{speaker} spoke harsh words.",
+    "Such words are harsh.",
+)
+
+
+def say(rng: Random, speaker: str, words: str, other: str = "") -> str:
+    """Returns a sentence in which somebody says these words, to `other` if named."""
+    to = f" to {other}" if other else ""
+    return rng.choice(
+        [
+            f'{speaker} said{to}: "{words}"',
+            f'"{words}" said {speaker}{to}.',
+            f'{speaker} looked up and said{to}: "{words}"',
+        ]
+    )
+
+
+def remarks(rng: Random) -> str:
+    """Remarks and whether their words are kind or harsh."""
+    parts = []
+    for speaker in rng.sample(NAMES, rng.choice([1, 2, 3])):
+        tone = rng.choice(["kind", "harsh"])
+        words = world.choose_by_frame(rng, world.TRAIN_REMARKS[tone])["text"]
+        told = rng.choice(KIND if tone == "kind" else HARSH).format(speaker=speaker)
+        parts.append(f"{say(rng, speaker, words)} {told}")
+    return " ".join(parts)
+
+
+def address(rng: Random) -> str:
+    """Whom a remark is about: a person, or the way things went."""
+    speaker, other = rng.sample(NAMES, 2)
+    tone = rng.choice(["kind", "harsh"])
+    row = world.choose_by_frame(rng, world.TRAIN_REMARKS[tone])
+    told = (
+        rng.choice(["The words were about {other}.", "{speaker} spoke about {other}."])
+        if row["aim"] == "person"
+        else rng.choice(["The words were about the day.", "It was about how things went."])
+    ).format(speaker=speaker, other=other)
+    return f"{say(rng, speaker, row['text'], other)} {told}"
+
+
+MEANT = ("{speaker} meant it.", "{speaker} said what {speaker} thought.")
+NOT_MEANT = ("{speaker} did not mean it.", "{speaker} thought the opposite.")
+
+
+def meant(rng: Random) -> str:
+    """Now and then: a remark beside a situation, and whether it was meant."""
+    name, speaker = rng.sample(NAMES, 2)
+    mood, tone = rng.choice(["good", "bad"]), rng.choice(["kind", "harsh"])
+    text = world.situation(rng, name, mood)
+    words = world.choose_by_frame(rng, world.TRAIN_REMARKS[tone])["text"]
+    fits = (mood == "good") == (tone == "kind")
+    told = rng.choice(MEANT if fits else NOT_MEANT).format(speaker=speaker)
+    return f"{text} {say(rng, speaker, words, name)} {told}"
+
+
+DEFINITIONS = (
+    "Irony: the words say the opposite of what fits.",
+    "Irony is when the words say one thing and the speaker thinks the opposite.",
+    "An ironic remark says the opposite of what fits, and is about the way things went.",
+    "Sarcasm is irony that aims at a person.",
+    "A sarcastic remark is about a person, and says the opposite of what fits.",
+    "Sarcasm: words about a person that say the opposite of what the speaker thinks.",
+    "A literal remark says what the speaker thinks.",
+    "Literal words fit what happened.",
+    "A list is a number of words in order.",
+    "A sentence starts with a capital and ends with a point.",
+    "News is what is told of a day.",
+    "A remark is what somebody says about a thing.",
+    "Praise is made of kind words, and a complaint of harsh words.",
+    "To copy is to write the same words again.",
+    "To reverse a list is to start at its end.",
+    "To replace a word is to put a new one in its place.",
+    "To count is to say how many there are.",
+    "To compare is to look which number is greater.",
+)
+
+
+def definitions(rng: Random) -> str:
+    """What words mean, tied to no example."""
+    return " ".join(rng.sample(DEFINITIONS, 3))
+
+
+def kinds(rng: Random) -> str:
+    """Which kind of thing a word names."""
+    parts = []
+    for _ in range(rng.randint(2, 4)):
+        word = rng.choice(list(world.KIND_OF))
+        kind = world.NAMED_KIND[world.KIND_OF[word]]
+        parts.append(
+            rng.choice(
+                [f"The {word} is {kind}.", f"{upper_first(word)} is a word for {kind}."]
+            )
+        )
+    group = rng.choice(list(world.KINDS))
+    some = rng.sample(WORLD[group], 3)
+    parts.append(f"{upper_first(joined(some))}: each is {world.NAMED_KIND[world.KINDS[group]]}.")
+    rng.shuffle(parts)
+    return " ".join(parts)
+
+
+def stories(rng: Random) -> str:
+    """Small stories about two people and the things they meet."""
+    name, other = rng.sample(NAMES, 2)
+    slots = {key: rng.choice(WORLD[pool]) for key, pool in STORY_SLOTS.items()}
+    start = rng.choice(WORLD["story_starts"])
+    go = rng.choice(WORLD["story_goes"])
+    acts = rng.sample(WORLD["story_acts"], rng.randint(2, 4))
+    place = rng.choice(world.PLACES)
+    told = [f"{start} {name} {go} the {place}."]
+    for number, act in enumerate(acts):
+        who = rng.choice(["There ", "Then ", "Soon "]) + name if number else name
+        told.append(f"{who} {act.format(other=other, **slots)}.")
+    told.append(
+        rng.choice(
+            [
+                f"Then {name} left the {place} and went home.",
+                f"In the end {name} and {other} walked home from the {place}.",
+                f"That is all that {name} did on that day.",
+            ]
+        )
+    )
+    return " ".join(told)
+
+
+STORY_SLOTS = {
+    "object": "objects",
+    "food": "foods",
+    "animal": "animals",
+    "tool": "tools",
+    "clothing": "clothes",
+    "colour": "colours",
+}
+
+
+def rewriting(rng: Random) -> str:
+    """Sentences said again, the same or with one word replaced."""
+    task = rng.choice(["replace_name", "replace_colour", "twice", "reverse", "without"])
+    example = draw(rng, task)
+    text = frame_list(rng, example.text)
+    link = {
+        "replace_name": "With {new} instead of {old}: {a}",
+        "replace_colour": "Now {new} and not {old}: {a}",
+        "twice": "Again and again: {a}",
+        "reverse": "Backwards: {a}.",
+        "without": "The list without the {kind}: {a}.",
+    }[task]
+    return f"{text} {fill(link, example.slots | {'a': example.answer})}"
+
+
+def events(rng: Random) -> str:
+    """Who did what, in which order."""
+    name, other, third = rng.sample(NAMES, 3)
+    acts = rng.sample(WORLD["acts"], 3)
+    return (
+        f"First {name} {acts[0]}. Then {other} {acts[1]}. Last {third} {acts[2]}. "
+        + rng.choice(
+            [
+                f"So {name} began and {third} ended.",
+                f"{name} was first, {other} was next, {third} was last.",
+                f"After {name} came {other}, and after {other} came {third}.",
+            ]
+        )
+    )
+
+
+def counting(rng: Random) -> str:
+    """Counting along: numbers in order, and things counted one by one."""
+    if rng.random() < 0.5:
+        start, length = rng.randint(0, 4), rng.randint(4, 6)
+        run = NUMBERS[start : start + length]
+        return f"{upper_first(joined(run))}. After {run[-2]} comes {run[-1]}."
+    words = world.draw_list(rng, 2, 7)
+    told = [f"{NUMBERS[n]} {word}" for n, word in enumerate(words, 1)]
+    return (
+        f"{upper_first(joined(words))}. We count: {joined(told)}. "
+        f"There are {NUMBERS[len(words)]} words."
+    )
+
+
+def comparing(rng: Random) -> str:
+    """Numbers compared, as numbers and as what people have."""
+    low, high = sorted(rng.sample(range(1, 11), 2))
+    one, two = NUMBERS[low], NUMBERS[high]
+    return rng.choice(
+        [
+            f"{upper_first(two)} is greater than {one}. {upper_first(one)} is smaller.",
+            f"{upper_first(one)} is fewer than {two}. {upper_first(two)} is more.",
+            f"{upper_first(one)} and {two} are not the same number.",
+            f"{upper_first(two)} and {two} are the same number.",
+        ]
+    )
+
+
+# share of documents; questions carry the tasks, the other families the language
+FAMILIES: dict[Callable[[Random], str], float] = {
+    questions: 34,
+    two_questions: 16,
+    statements: 10,
+    moods: 10,
+    remarks: 7,
+    address: 3,
+    meant: 1,
+    definitions: 1,
+    kinds: 3,
+    stories: 5,
+    rewriting: 4,
+    events: 2,
+    counting: 2,
+    comparing: 2,
+}
+TASK_WEIGHT = {"same": 2.5, "more": 2, "fewer": 2, "reverse": 2, "count_items": 1.5}
+TASK_WEIGHT |= {"mood": 2, "remark": 2, "feels": 1.5}
+TASK_NAMES = list(TASKS)
+TASK_WEIGHTS = [TASK_WEIGHT.get(task, 1) for task in TASK_NAMES]
+
+
+def documents(count: int, *, seed: int) -> Iterator[str]:
+    """Yields `count` documents; the same seed gives the same text."""
+    rng = Random(f"general {seed}")
+    kinds_of_text, weights = list(FAMILIES), list(FAMILIES.values())
+    for _ in range(count):
+        yield rng.choices(kinds_of_text, weights)[0](rng)

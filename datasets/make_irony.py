@@ -1,0 +1,68 @@
+"""The tone task: is a remark irony, sarcasm, or literal?
+
+A text tells a situation and what somebody said about it. The tone follows from three
+things that must be read: whether the situation is good or bad, whether the remark's words
+are kind or harsh, and whether they are about a person. Words that fit are literal; words
+that do not are irony, or sarcasm where they are about a person.
+"""
+
+from random import Random
+
+import world
+from world import NAMES, choose_by_frame, upper_first
+
+LABELS = ("irony", "sarcasm", "literal")
+SIZES = {"train": 6000, "dev": 600, "test": 1200}
+AIM = {"irony": "thing", "sarcasm": "person"}
+FRAMES = (
+    '{situation}. {speaker} said to {name}: "{remark}"',
+    '{situation}. "{remark}" said {speaker}.',
+    '{speaker} saw that {lower}. "{remark}" {speaker} said to {name}.',
+    '"{remark}" said {speaker}, when {lower}.',
+    '{speaker} heard the news: {lower}. {speaker} said: "{remark}"',
+)
+
+
+def draw(rng: Random, split: str, label: str) -> dict[str, str]:
+    """Draws one text of a label from a split's situations and remarks."""
+    name, speaker = rng.sample(NAMES, 2)
+    mood = rng.choice(["good", "bad"])
+    fits = label == "literal"
+    polarity = "kind" if (mood == "good") == fits else "harsh"
+    aim = AIM.get(label) or rng.choice(["thing", "person"])
+    event = choose_by_frame(rng, POOLS[split, mood])["text"].replace("{name}", name)
+    text = rng.choice(FRAMES).format(
+        situation=upper_first(event),
+        lower=event,
+        speaker=speaker,
+        name=name,
+        remark=choose_by_frame(rng, POOLS[split, polarity, aim])["text"],
+    )
+    return {"text": text, "label": label}
+
+
+POOLS = {
+    (split, mood): world.select(world.SITUATIONS, split=split, mood=mood)
+    for split in SIZES
+    for mood in ("good", "bad")
+} | {
+    (split, polarity, aim): world.select(
+        world.REMARKS, split=split, polarity=polarity, aim=aim
+    )
+    for split in SIZES
+    for polarity in ("kind", "harsh")
+    for aim in ("person", "thing")
+}
+
+
+def rows(split: str, count: int | None = None) -> list[dict[str, str]]:
+    """Returns a split's rows, the labels in equal number, without any text twice."""
+    rng, found, seen = Random(f"irony {split}"), [], set()
+    wanted = SIZES[split] if count is None else count
+    while len(found) < wanted:
+        row = draw(rng, split, LABELS[len(found) % len(LABELS)])
+        if row["text"] not in seen:
+            seen.add(row["text"])
+            found.append(row)
+    rng.shuffle(found)
+    return found

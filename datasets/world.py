@@ -1,0 +1,633 @@
+"""The small world: its words, its scenes, and one rule for each task.
+
+A task draws a scene from a random generator and returns what stands in the text, what
+the wording's slots hold, and the answer. `make_general.py` turns tasks into prose and
+`make_instructions.py` into instructions, each with wordings of its own, so that both
+speak about the same world and never share a question.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
+from random import Random
+
+LEXICON = Path(__file__).parent / "lexicon"
+UNKNOWN = "It cannot be told from the text."
+
+
+def read_json(name: str) -> dict:
+    """Returns one of the lexicon's JSON files."""
+    return json.loads((LEXICON / name).read_text(encoding="utf-8"))
+
+
+def read_jsonl(name: str) -> list[dict]:
+    """Returns the rows of one of the lexicon's JSON Lines files."""
+    text = (LEXICON / name).read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines()]
+
+
+WORLD = read_json("world.json")
+WORDINGS = read_json("wordings.json")
+NAMES, PLACES, OBJECTS = WORLD["names"], WORLD["places"], WORLD["objects"]
+COLOURS, NUMBERS, KINDS = WORLD["colours"], WORLD["numbers"], WORLD["kinds"]
+KIND_OF = {word: kind for group, kind in KINDS.items() for word in WORLD[group]}
+THINGS = OBJECTS + list(KIND_OF)
+
+
+@dataclass
+class Example:
+    """One drawn task: the text, the slots of its wordings, and the answer."""
+
+    text: str
+    answer: str
+    slots: dict[str, str] = field(default_factory=dict)
+
+
+def upper_first(text: str) -> str:
+    """Returns `text` with its first letter as a capital."""
+    return text[:1].upper() + text[1:]
+
+
+def plural(word: str) -> str:
+    """Returns the plural of one of the world's countable nouns."""
+    return word + ("es" if word.endswith(("x", "sh", "ss", "ch")) else "s")
+
+
+def article(word: str) -> str:
+    """Returns a word with "a" or "an"."""
+    return f"{'an' if word[0] in 'aeiou' else 'a'} {word}"
+
+
+# --- what people do, feel and say -----------------------------------------------------
+
+
+def expand(entry: dict) -> Iterator[str]:
+    """Yields every sentence that a lexicon frame stands for, {name} left open."""
+    keys = list(entry["fill"])
+    for values in product(*entry["fill"].values()):
+        text = entry["frame"]
+        for key, value in zip(keys, values, strict=True):
+            text = text.replace("{" + key + "}", value)
+        yield text
+
+
+def split_frames(entries: list[dict], keys: tuple[str, ...], seed: int) -> None:
+    """Marks each frame as train, dev or test, alike within each group of `keys`.
+
+    A frame with all its expansions is one group, so that no sentence of the test has
+    a sister in the training text.
+    """
+    groups: dict[tuple, list[dict]] = {}
+    for entry in entries:
+        groups.setdefault(tuple(entry[key] for key in keys), []).append(entry)
+    for name in sorted(groups):
+        group = groups[name]
+        order = list(range(len(group)))
+        Random(f"{seed} {name}").shuffle(order)
+        held = round(len(group) * 0.16)
+        for rank, index in enumerate(order):
+            part = "test" if rank < held else "dev" if rank < held * 1.5 else "train"
+            group[index]["split"] = part
+
+
+def lexicon_sentences(name: str, keys: tuple[str, ...], *, seed: int) -> list[dict]:
+    """Returns all sentences of a lexicon: text, its keys, frame number and split."""
+    entries = read_jsonl(name)
+    split_frames(entries, keys, seed)
+    return [
+        {"text": text, "split": entry["split"], "frame": number}
+        | {key: entry[key] for key in keys}
+        for number, entry in enumerate(entries)
+        for text in expand(entry)
+    ]
+
+
+SITUATIONS = lexicon_sentences("situations.jsonl", ("mood",), seed=5)
+REMARKS = lexicon_sentences("remarks.jsonl", ("polarity", "aim"), seed=5)
+
+
+def choose_by_frame(rng: Random, rows: list[dict]) -> dict:
+    """Draws a sentence with each frame equally likely, however many it expands to."""
+    by_frame: dict[int, list[dict]] = _FRAMES.setdefault(id(rows), {})
+    if not by_frame:
+        for row in rows:
+            by_frame.setdefault(row["frame"], []).append(row)
+        _FRAMES_KEYS[id(rows)] = list(by_frame)
+    return rng.choice(by_frame[rng.choice(_FRAMES_KEYS[id(rows)])])
+
+
+_FRAMES: dict[int, dict] = {}
+_FRAMES_KEYS: dict[int, list[int]] = {}
+
+
+def select(rows: list[dict], **wanted: str) -> list[dict]:
+    """Returns the rows whose fields have the wanted values."""
+    return [r for r in rows if all(r[key] == value for key, value in wanted.items())]
+
+
+TRAIN_SITUATIONS = {m: select(SITUATIONS, split="train", mood=m) for m in ("good", "bad")}
+TRAIN_REMARKS = {
+    p: select(REMARKS, split="train", polarity=p) for p in ("kind", "harsh")
+}
+
+
+def situation(rng: Random, name: str, mood: str) -> str:
+    """Returns a training situation of this mood, as a sentence about `name`."""
+    row = choose_by_frame(rng, TRAIN_SITUATIONS[mood])
+    return upper_first(row["text"].replace("{name}", name)) + "."
+
+
+# --- scenes ---------------------------------------------------------------------------
+
+
+@dataclass
+class Scene:
+    """Some people, where they are and what they hold; `sentences` in text order."""
+
+    sentences: list[tuple[str, str]]  # (person, sentence)
+    places: dict[str, str]
+    held: dict[str, tuple[str, str]]  # person → (colour, object)
+    people: list[str]
+
+    @property
+    def text(self) -> str:
+        return " ".join(sentence for _, sentence in self.sentences)
+
+
+def draw_scene(rng: Random, *, facts: int | None = None) -> Scene:
+    """Draws 3 to 6 facts on 2 to 4 people."""
+    facts = facts or rng.randint(3, 6)
+    people = rng.sample(NAMES, rng.randint(max(2, (facts + 1) // 2), min(4, facts)))
+    slots = [(p, kind) for p in people for kind in ("place", "thing")]
+    rng.shuffle(slots)
+    # every person has at least one fact
+    chosen, seen = [], set()
+    for person, kind in slots:
+        if person not in seen:
+            chosen.append((person, kind))
+            seen.add(person)
+    rest = [slot for slot in slots if slot not in chosen]
+    chosen += rest[: max(0, facts - len(chosen))]
+    rng.shuffle(chosen)
+    spots = rng.sample(PLACES, len(people))
+    things = rng.sample(OBJECTS, len(people))
+    places, held, sentences = {}, {}, []
+    for person, kind in chosen:
+        index = people.index(person)
+        if kind == "place":
+            places[person] = spots[index]
+            verb = rng.choice(WORLD["stands"])
+            sentence = f"{person} {verb} in the {spots[index]}."
+        else:
+            held[person] = (rng.choice(COLOURS), things[index])
+            colour, thing = held[person]
+            sentence = f"{person} {rng.choice(WORLD['holds'])} a {colour} {thing}."
+        sentences.append((person, sentence))
+    return Scene(sentences, places, held, people)
+
+
+def absent(rng: Random, pool: list[str], present: list[str]) -> str:
+    """Draws a word of the pool that is not present."""
+    while True:
+        word = rng.choice(pool)
+        if word not in present:
+            return word
+
+
+def draw_list(rng: Random, low: int = 3, high: int = 6) -> list[str]:
+    """Draws different words: things, or once in a while names or colours."""
+    pool = rng.choices([THINGS, NAMES, COLOURS], weights=[8, 1, 1])[0]
+    return rng.sample(pool, rng.randint(low, high))
+
+
+def joined(words: list[str]) -> str:
+    """Returns words as the world writes a list."""
+    return ", ".join(words)
+
+
+# --- tasks: a family draws one text, a task asks one thing of it ------------------------
+
+
+@dataclass
+class Talk:
+    """Who said what to whom."""
+
+    text: str
+    turns: list[tuple[str, str, str]]  # (speaker, other, words)
+
+
+@dataclass
+class Comparison:
+    """Two people and how many of one thing each has."""
+
+    text: str
+    objects: str
+    counts: dict[str, int]
+
+
+@dataclass
+class Told:
+    """One situation or one remark of somebody, with its polarity."""
+
+    text: str
+    name: str
+    polarity: str
+
+
+@dataclass
+class Mixed:
+    """A list of words in which one alone is of a kind."""
+
+    words: list[str]
+    word: str
+    kind: str
+
+
+def draw_talk(rng: Random) -> Talk:
+    count = rng.randint(2, 3)
+    people = rng.sample(NAMES, 2 * count)
+    says = rng.sample(WORLD["sayings"], count)
+    turns = [(people[2 * i], people[2 * i + 1], says[i]) for i in range(count)]
+    return Talk(" ".join(f'{a} said to {b}: "{words}."' for a, b, words in turns), turns)
+
+
+def draw_comparison(rng: Random) -> Comparison:
+    """Draws two counts of two to nine; half of them equal in one case of three."""
+    people = rng.sample(NAMES, 2)
+    objects = plural(rng.choice(OBJECTS))
+    counts = [rng.randint(2, 9)] * 2 if rng.random() < 0.33 else rng.sample(range(2, 10), 2)
+    told = dict(zip(people, counts, strict=True))
+    parts = [
+        f"{name} {rng.choice(WORLD['holds'])} {NUMBERS[count]} {objects}."
+        for name, count in told.items()
+    ]
+    return Comparison(" ".join(parts), objects, told)
+
+
+def draw_situation(rng: Random) -> Told:
+    name, mood = rng.choice(NAMES), rng.choice(["good", "bad"])
+    return Told(situation(rng, name, mood), name, mood)
+
+
+def draw_remark(rng: Random) -> Told:
+    name, tone = rng.choice(NAMES), rng.choice(["kind", "harsh"])
+    words = choose_by_frame(rng, TRAIN_REMARKS[tone])["text"]
+    return Told(f'{name} said: "{words}"', name, tone)
+
+
+def draw_mixed(rng: Random) -> Mixed:
+    group = rng.choice(list(KINDS))
+    word = rng.choice(WORLD[group])
+    pool = OBJECTS + [w for w, kind in KIND_OF.items() if kind != KINDS[group]]
+    words = [word, *rng.sample(pool, rng.randint(2, 4))]
+    rng.shuffle(words)
+    return Mixed(words, word, KINDS[group])
+
+
+def draw_repeats(rng: Random) -> list[str]:
+    """Draws a list in which words come up to four times."""
+    item, *others = rng.sample(THINGS, 4)
+    words = [item] * rng.randint(1, 4)
+    words += [rng.choice(others) for _ in range(rng.randint(1, 3))]
+    rng.shuffle(words)
+    return words
+
+
+def draw_events(rng: Random) -> list[tuple[str, str]]:
+    """Draws three or four people who do something one after the other."""
+    people = rng.sample(NAMES, rng.randint(3, 4))
+    acts = rng.sample(WORLD["acts"], len(people))
+    return list(zip(people, acts, strict=True))
+
+
+def draw_short_scene(rng: Random) -> Scene:
+    return draw_scene(rng, facts=rng.randint(2, 3))
+
+
+def draw_sentence(rng: Random) -> str:
+    if rng.random() < 0.5:
+        return rng.choice(WORLD["sayings"]) + "."
+    return rng.choice(draw_scene(rng).sentences)[1]
+
+
+def draw_nothing(rng: Random) -> str:
+    return ""
+
+
+def text_of(scene: object) -> str:
+    """Returns the text in which a drawn scene is told."""
+    if isinstance(scene, str):
+        return scene
+    if isinstance(scene, Mixed):
+        return joined(scene.words)
+    if isinstance(scene, list) and isinstance(scene[0], tuple):
+        return " ".join(f"{person} {act}." for person, act in scene)
+    return joined(scene) if isinstance(scene, list) else scene.text
+
+
+# Each task returns (answer, slots), or None where the scene does not allow it.
+# `rng` chooses what is asked for; `unknown` asks for what the text does not tell.
+Asked = tuple[str, dict[str, str]] | None
+
+
+def where(rng: Random, scene: Scene, unknown: bool) -> Asked:
+    if unknown:
+        return UNKNOWN, {"name": absent(rng, NAMES, scene.people)}
+    name = rng.choice(list(scene.places))
+    return f"in the {scene.places[name]}", {"name": name}
+
+
+def who_has(rng: Random, scene: Scene, unknown: bool) -> Asked:
+    name = rng.choice(list(scene.held))
+    shade, thing = scene.held[name]
+    if unknown:
+        thing = absent(rng, OBJECTS, [t for _, t in scene.held.values()])
+        return UNKNOWN, {"thing": f"{shade} {thing}"}
+    return name, {"thing": f"{shade} {thing}"}
+
+
+def what_has(rng: Random, scene: Scene, unknown: bool) -> Asked:
+    if unknown:
+        return UNKNOWN, {"name": absent(rng, NAMES, scene.people)}
+    name = rng.choice(list(scene.held))
+    return "a {} {}".format(*scene.held[name]), {"name": name}
+
+
+def colour(rng: Random, scene: Scene, unknown: bool) -> Asked:
+    shade, thing = rng.choice(list(scene.held.values()))
+    if unknown:
+        return UNKNOWN, {
+            "object": absent(rng, OBJECTS, [t for _, t in scene.held.values()])
+        }
+    return shade, {"object": thing}
+
+
+def all_about(rng: Random, scene: Scene, unknown: bool) -> Asked:
+    if unknown:
+        return UNKNOWN, {"name": absent(rng, NAMES, scene.people)}
+    name = rng.choice(scene.people)
+    return " ".join(s for person, s in scene.sentences if person == name), {"name": name}
+
+
+def who_where(rng: Random, scene: Scene, unknown: bool) -> Asked:
+    if unknown:
+        place = absent(rng, PLACES, list(scene.places.values()))
+        return UNKNOWN, {"place": place}
+    name = rng.choice(list(scene.places))
+    return name, {"place": scene.places[name]}
+
+
+def count_sentences(rng: Random, scene: Scene, unknown: bool) -> Asked:
+    return NUMBERS[len(scene.sentences)], {}
+
+
+def first(rng: Random, words: list[str], unknown: bool) -> Asked:
+    return words[0], {}
+
+
+def last(rng: Random, words: list[str], unknown: bool) -> Asked:
+    return words[-1], {}
+
+
+def after(rng: Random, words: list[str], unknown: bool) -> Asked:
+    index = rng.randrange(len(words) - 1)
+    return words[index + 1], {"item": words[index]}
+
+
+def reverse(rng: Random, words: list[str], unknown: bool) -> Asked:
+    return joined(words[::-1]), {}
+
+
+def count_items(rng: Random, words: list[str], unknown: bool) -> Asked:
+    return NUMBERS[len(words)], {}
+
+
+def count_word(rng: Random, words: list[str], unknown: bool) -> Asked:
+    item = rng.choice(sorted(set(words)))
+    return NUMBERS[words.count(item)], {"item": item}
+
+
+def more(rng: Random, told: Comparison, unknown: bool) -> Asked:
+    return max(told.counts, key=told.counts.get), {"objects": told.objects}
+
+
+def fewer(rng: Random, told: Comparison, unknown: bool) -> Asked:
+    return min(told.counts, key=told.counts.get), {"objects": told.objects}
+
+
+def same(rng: Random, told: Comparison, unknown: bool) -> Asked:
+    equal = len(set(told.counts.values())) == 1
+    reason = "the numbers are the same" if equal else "the numbers are not the same"
+    return "yes" if equal else "no", {"objects": told.objects, "same": reason}
+
+
+def mood(rng: Random, told: Told, unknown: bool) -> Asked:
+    return f"{told.polarity} news", {"name": told.name, "mood": told.polarity}
+
+
+def feels(rng: Random, told: Told, unknown: bool) -> Asked:
+    word = "glad" if told.polarity == "good" else "sad"
+    return f"{told.name} is {word}. {told.text}", {"name": told.name}
+
+
+def remark(rng: Random, told: Told, unknown: bool) -> Asked:
+    return told.polarity, {"name": told.name}
+
+
+def replace_name(rng: Random, scene: Scene, unknown: bool) -> Asked:
+    old, new = rng.choice(scene.people), absent(rng, NAMES, scene.people)
+    return scene.text.replace(f"{old} ", f"{new} "), {"old": old, "new": new}
+
+
+def replace_colour(rng: Random, scene: Scene, unknown: bool) -> Asked:
+    shades = [shade for shade, _ in scene.held.values()]
+    old, new = rng.choice(shades), absent(rng, COLOURS, shades)
+    return scene.text.replace(f" {old} ", f" {new} "), {"old": old, "new": new}
+
+
+def twice(rng: Random, sentence: str, unknown: bool) -> Asked:
+    return f"{sentence} {sentence}", {}
+
+
+def who_said(rng: Random, talk: Talk, unknown: bool) -> Asked:
+    speaker, _, words = rng.choice(talk.turns)
+    if unknown:
+        words = absent(rng, WORLD["sayings"], [w for _, _, w in talk.turns])
+        return UNKNOWN, {"said": lower_first(words)}
+    return speaker, {"said": lower_first(words)}
+
+
+def silent(rng: Random, talk: Talk) -> dict[str, str]:
+    """Draws a name that does not speak in this talk."""
+    return {"name": absent(rng, NAMES, [n for turn in talk.turns for n in turn[:2]])}
+
+
+def to_whom(rng: Random, talk: Talk, unknown: bool) -> Asked:
+    speaker, other, _ = rng.choice(talk.turns)
+    return (UNKNOWN, silent(rng, talk)) if unknown else (other, {"name": speaker})
+
+
+def what_said(rng: Random, talk: Talk, unknown: bool) -> Asked:
+    speaker, _, words = rng.choice(talk.turns)
+    return (UNKNOWN, silent(rng, talk)) if unknown else (words + ".", {"name": speaker})
+
+
+NAMED_KIND = {
+    "animal": "an animal",
+    "food": "a food",
+    "tool": "a tool",
+    "clothing": "a piece of clothing",
+}
+
+
+def kind_of(rng: Random, nothing: str, unknown: bool) -> Asked:
+    item = rng.choice(WORLD[rng.choice(list(KINDS))])
+    return KIND_OF[item], {"item": item}
+
+
+def pick(rng: Random, mixed: Mixed, unknown: bool) -> Asked:
+    return mixed.word, {"kind": mixed.kind, "article_a": article(mixed.word)}
+
+
+def without(rng: Random, mixed: Mixed, unknown: bool) -> Asked:
+    return joined([w for w in mixed.words if w != mixed.word]), {"kind": mixed.kind}
+
+
+def names(rng: Random, scene: Scene, unknown: bool) -> Asked:
+    return joined(list(dict.fromkeys(person for person, _ in scene.sentences))), {}
+
+
+def colours(rng: Random, scene: Scene, unknown: bool) -> Asked:
+    found = [scene.held[person][0] for person, s in scene.sentences if " a " in s]
+    return joined(list(dict.fromkeys(found))), {}
+
+
+def places(rng: Random, scene: Scene, unknown: bool) -> Asked:
+    found = [scene.places[person] for person, s in scene.sentences if " in the " in s]
+    return joined(found), {}
+
+
+def began(rng: Random, events: list[tuple[str, str]], unknown: bool) -> Asked:
+    return events[0][0], {}
+
+
+def ended(rng: Random, events: list[tuple[str, str]], unknown: bool) -> Asked:
+    return events[-1][0], {}
+
+
+def next_person(rng: Random, events: list[tuple[str, str]], unknown: bool) -> Asked:
+    index = rng.randrange(len(events) - 1)
+    return events[index + 1][0], {"name": events[index][0]}
+
+
+def has_place(scene: Scene) -> bool:
+    return bool(scene.places)
+
+
+def has_thing(scene: Scene) -> bool:
+    return bool(scene.held)
+
+
+def has_both(scene: Scene) -> bool:
+    return len(scene.places) > 1 and len(scene.held) > 1
+
+
+def unequal(told: Comparison) -> bool:
+    return len(set(told.counts.values())) == 2
+
+
+@dataclass(frozen=True)
+class Task:
+    """How a task's text is drawn, what is asked of it, and which text allows it."""
+
+    draw: Callable[[Random], object]
+    ask: Callable[[Random, object, bool], Asked]
+    allows: Callable[[object], bool] = lambda scene: True
+
+
+TASKS: dict[str, Task] = {
+    "where": Task(draw_scene, where, has_place),
+    "who_has": Task(draw_scene, who_has, has_thing),
+    "what_has": Task(draw_scene, what_has, has_thing),
+    "colour": Task(draw_scene, colour, has_thing),
+    "all_about": Task(draw_scene, all_about),
+    "who_where": Task(draw_scene, who_where, has_place),
+    "first": Task(draw_list, first),
+    "last": Task(draw_list, last),
+    "after": Task(draw_list, after),
+    "reverse": Task(draw_list, reverse),
+    "count_items": Task(draw_list, count_items),
+    "count_word": Task(draw_repeats, count_word),
+    "count_sentences": Task(draw_scene, count_sentences),
+    "more": Task(draw_comparison, more, unequal),
+    "fewer": Task(draw_comparison, fewer, unequal),
+    "same": Task(draw_comparison, same),
+    "mood": Task(draw_situation, mood),
+    "remark": Task(draw_remark, remark),
+    "feels": Task(draw_situation, feels),
+    "replace_name": Task(draw_short_scene, replace_name),
+    "replace_colour": Task(draw_short_scene, replace_colour, has_thing),
+    "twice": Task(draw_sentence, twice),
+    "who_said": Task(draw_talk, who_said),
+    "to_whom": Task(draw_talk, to_whom),
+    "what_said": Task(draw_talk, what_said),
+    "kind_of": Task(draw_nothing, kind_of),
+    "pick": Task(draw_mixed, pick),
+    "without": Task(draw_mixed, without),
+    "names": Task(draw_scene, names),
+    "colours": Task(draw_scene, colours, has_both),
+    "places": Task(draw_scene, places, has_both),
+    "began": Task(draw_events, began),
+    "ended": Task(draw_events, ended),
+    "next_person": Task(draw_events, next_person),
+}
+CAN_BE_UNKNOWN = (
+    *("where", "who_has", "what_has", "colour", "all_about", "who_where"),
+    *("who_said", "to_whom", "what_said"),
+)
+
+
+def draw_together(
+    rng: Random, tasks: list[str], *, unknown: float = 0.0
+) -> tuple[str, list[Example]]:
+    """Draws one text that allows all these tasks, and asks each of it.
+
+    Args:
+        rng: the source of chance.
+        tasks: names of tasks that share how their text is drawn.
+        unknown: share of the questions that ask for what the text does not tell.
+    """
+    while True:
+        scene = TASKS[tasks[0]].draw(rng)
+        if all(TASKS[task].allows(scene) for task in tasks):
+            break
+    text, examples = text_of(scene), []
+    for task in tasks:
+        open_end = task in CAN_BE_UNKNOWN and rng.random() < unknown
+        answer, slots = TASKS[task].ask(rng, scene, open_end)
+        examples.append(Example(text, answer, slots))
+    return text, examples
+
+
+HELD_CLUSTERS = ("extraction", "order")
+# which tasks may be asked together of one text, for two instructions in one
+FAMILIES = {
+    "scene": ("where", "who_has", "what_has", "colour", "who_where", "count_sentences"),
+    "list": ("first", "last", "after", "reverse", "count_items"),
+    "talk": ("who_said", "to_whom", "what_said"),
+    "kinds": ("pick", "without"),
+}
+
+
+def lower_first(text: str) -> str:
+    """Returns `text` with its first letter small."""
+    return text[:1].lower() + text[1:]
+
+
+def fill(wording: str, slots: dict[str, str]) -> str:
+    """Returns a wording with its slots filled; a capital slot takes a capital."""
+    filled = {key: value for key, value in slots.items()}
+    filled |= {upper_first(key): upper_first(value) for key, value in slots.items()}
+    return wording.format(**filled)
