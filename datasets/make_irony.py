@@ -1,9 +1,9 @@
 """The tone task: is a remark irony, sarcasm, or literal?
 
 A text tells a situation and what somebody said about it. The tone follows from three
-things that must be read: whether the situation is good or bad, whether the remark's words
-are kind or harsh, and whether they are about a person. Words that fit are literal; words
-that do not are irony, or sarcasm where they are about a person.
+things that must be read: whether the situation is good or bad, whether the remark's
+words are kind or harsh, and whether they are about a person. Words that fit are
+literal; words that do not are irony, or sarcasm where they are about a person.
 """
 
 from random import Random

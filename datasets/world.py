@@ -127,16 +127,27 @@ def select(rows: list[dict], **wanted: str) -> list[dict]:
     return [r for r in rows if all(r[key] == value for key, value in wanted.items())]
 
 
-TRAIN_SITUATIONS = {m: select(SITUATIONS, split="train", mood=m) for m in ("good", "bad")}
-TRAIN_REMARKS = {
-    p: select(REMARKS, split="train", polarity=p) for p in ("kind", "harsh")
+SITUATIONS_OF = {
+    (split, mood): select(SITUATIONS, split=split, mood=mood)
+    for split in ("train", "dev", "test")
+    for mood in ("good", "bad")
+}
+REMARKS_OF = {
+    (split, polarity): select(REMARKS, split=split, polarity=polarity)
+    for split in ("train", "dev", "test")
+    for polarity in ("kind", "harsh")
 }
 
 
-def situation(rng: Random, name: str, mood: str) -> str:
-    """Returns a training situation of this mood, as a sentence about `name`."""
-    row = choose_by_frame(rng, TRAIN_SITUATIONS[mood])
+def situation(rng: Random, name: str, mood: str, split: str = "train") -> str:
+    """Returns a split's situation of this mood, as a sentence about `name`."""
+    row = choose_by_frame(rng, SITUATIONS_OF[split, mood])
     return upper_first(row["text"].replace("{name}", name)) + "."
+
+
+def remark_words(rng: Random, tone: str, split: str = "train") -> dict:
+    """Returns a split's remark of this polarity: text and aim."""
+    return choose_by_frame(rng, REMARKS_OF[split, tone])
 
 
 # --- scenes ---------------------------------------------------------------------------
@@ -186,6 +197,14 @@ def draw_scene(rng: Random, *, facts: int | None = None) -> Scene:
             sentence = f"{person} {rng.choice(WORLD['holds'])} a {colour} {thing}."
         sentences.append((person, sentence))
     return Scene(sentences, places, held, people)
+
+
+def tell(rng: Random, scene: Scene, person: str, what: str) -> str:
+    """Returns one fact of a scene as a new sentence: a person's "place" or "thing"."""
+    if what == "place":
+        return f"{person} {rng.choice(WORLD['stands'])} in the {scene.places[person]}."
+    colour_of, thing = scene.held[person]
+    return f"{person} {rng.choice(WORLD['holds'])} a {colour_of} {thing}."
 
 
 def absent(rng: Random, pool: list[str], present: list[str]) -> str:
@@ -266,14 +285,14 @@ def draw_comparison(rng: Random) -> Comparison:
     return Comparison(" ".join(parts), objects, told)
 
 
-def draw_situation(rng: Random) -> Told:
+def draw_situation(rng: Random, split: str = "train") -> Told:
     name, mood = rng.choice(NAMES), rng.choice(["good", "bad"])
-    return Told(situation(rng, name, mood), name, mood)
+    return Told(situation(rng, name, mood, split), name, mood)
 
 
-def draw_remark(rng: Random) -> Told:
+def draw_remark(rng: Random, split: str = "train") -> Told:
     name, tone = rng.choice(NAMES), rng.choice(["kind", "harsh"])
-    words = choose_by_frame(rng, TRAIN_REMARKS[tone])["text"]
+    words = remark_words(rng, tone, split)["text"]
     return Told(f'{name} said: "{words}"', name, tone)
 
 
@@ -542,7 +561,7 @@ def unequal(told: Comparison) -> bool:
 class Task:
     """How a task's text is drawn, what is asked of it, and which text allows it."""
 
-    draw: Callable[[Random], object]
+    draw: Callable[..., object]
     ask: Callable[[Random, object, bool], Asked]
     allows: Callable[[object], bool] = lambda scene: True
 
@@ -583,6 +602,7 @@ TASKS: dict[str, Task] = {
     "ended": Task(draw_events, ended),
     "next_person": Task(draw_events, next_person),
 }
+LEXICAL = (draw_situation, draw_remark)
 CAN_BE_UNKNOWN = (
     *("where", "who_has", "what_has", "colour", "all_about", "who_where"),
     *("who_said", "to_whom", "what_said"),
@@ -590,7 +610,7 @@ CAN_BE_UNKNOWN = (
 
 
 def draw_together(
-    rng: Random, tasks: list[str], *, unknown: float = 0.0
+    rng: Random, tasks: list[str], *, unknown: float = 0.0, split: str = "train"
 ) -> tuple[str, list[Example]]:
     """Draws one text that allows all these tasks, and asks each of it.
 
@@ -598,9 +618,11 @@ def draw_together(
         rng: the source of chance.
         tasks: names of tasks that share how their text is drawn.
         unknown: share of the questions that ask for what the text does not tell.
+        split: whose situations and remarks to draw from.
     """
+    draw = TASKS[tasks[0]].draw
     while True:
-        scene = TASKS[tasks[0]].draw(rng)
+        scene = draw(rng, split) if draw in LEXICAL else draw(rng)
         if all(TASKS[task].allows(scene) for task in tasks):
             break
     text, examples = text_of(scene), []

@@ -139,8 +139,10 @@ def encode(
     Two things differ, on purpose. SFTTrainer drops a row whose answer lies wholly
     beyond ``max_length``; here it stays, with labels of -100, and is named in ``cut``
     and ``empty``. And where the tokenizer's offsets leave out white space at the edge
-    of an answer, transformers loses the answer or runs on into the next turn; here
-    the mask covers the tokens that overlap the answer, no more and no fewer.
+    of an answer, transformers loses the answer or runs on into the next turn, and
+    where an answer's last character takes several tokens (a marked answer without end
+    token), it learns the first of them; here the mask covers the tokens that overlap
+    the answer, no more and no fewer.
 
     Args:
         rows: mappings with ``messages``, or ``prompt`` and ``completion`` (both texts
@@ -471,8 +473,7 @@ def _template_options(row: Mapping[str, Any], where: str) -> dict[str, Any]:
                 f"{where}, field tools, is no valid JSON ({error}); give a list of "
                 "tool descriptions, as it is or as JSON."
             ) from error
-    # An empty list is no tool at all: some templates would announce it.
-    given = {"tools": tools} if tools else {}
+    given = {} if tools is None else {"tools": tools}
     return {**given, **(row.get("chat_template_kwargs") or {})}
 
 
@@ -530,7 +531,7 @@ class _Renderer:
     def template(self, request: _Request) -> _Template:
         """The template for a request: a tokenizer may have another one for tools."""
         tools = (request.options or {}).get("tools")
-        template = self._templates.get(bool(tools))
+        template = self._templates.get(tools is not None)
         if template is None:
             if not self.tokenizer.chat_template:
                 raise DataError(
@@ -539,7 +540,7 @@ class _Renderer:
                 )
             source = self.tokenizer.get_chat_template(tools=tools)
             template = _Template(source, _GENERATION.search(source) is not None)
-            self._templates[bool(tools)] = template
+            self._templates[tools is not None] = template
         return template
 
     def render(self, requests: Sequence[_Request]) -> list[_Rendered]:

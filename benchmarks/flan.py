@@ -1,0 +1,86 @@
+"""FLAN in miniature: the same budget of rows, spread over more and more tasks.
+
+    python benchmarks/flan.py      # 4 sizes × 5 seeds; goes on where it was stopped
+
+Writes results/flan.json: exact match on wordings never seen, for tasks in the training
+set, for tasks outside it, and for two clusters that are always outside.
+"""
+
+from __future__ import annotations
+
+import sys
+from random import Random
+
+import records
+import tuning
+
+from helpers import models
+
+sys.path.insert(0, str(records.ROOT / "datasets"))
+import make_instructions  # noqa: E402
+
+SIZES = (4, 8, 16, 28)
+SEEDS = range(5)
+ROWS = 4000
+RATE = 2e-3
+COMMAND = "python benchmarks/flan.py"
+KEPT = records.ROOT / "build" / "flan.json"
+
+
+def draw_rows(tasks: list[str], count: int, seed: int, taken: set[str]) -> list[dict]:
+    """Draws training rows of these tasks that no test asks about."""
+    rng, rows = Random(f"flan {seed}"), []
+    while len(rows) < count:
+        task = tasks[len(rows) % len(tasks)]
+        row = make_instructions.single(rng, task, "train", lexicon="train")
+        if (row["input"] or row["instruction"]) not in taken:
+            rows.append(row)
+    return rows
+
+
+def run(size: int, seed: int) -> dict[str, float]:
+    """Tunes on `size` tasks and returns exact match by test."""
+    order = tuning.shuffled(make_instructions.TRAINED, seed)
+    tasks = order[:size]
+    wordings, held = tuning.read("new_wordings"), tuning.read("held_out")
+    taken = {row["input"] or row["instruction"] for row in wordings + held}
+    model, tokenizer = models.load()
+    rows = draw_rows(tasks, ROWS, seed, taken)
+    encoded = tuning.encode(rows, tokenizer)
+    tuning.train(model, tokenizer, encoded, seed=seed, rate=RATE)
+    tests = {
+        "new wordings, tasks trained": [r for r in wordings if r["task"] in tasks],
+        "new wordings, tasks not trained": [
+            r for r in wordings if r["task"] not in tasks
+        ],
+        "two clusters never trained": held,
+    }
+    found = {}
+    for name, test in tests.items():
+        if test:
+            hits = tuning.right(tuning.ask(model, tokenizer, test), test)
+            found[name] = sum(hits) / len(hits)
+    return found
+
+
+def main() -> None:
+    """Runs every size and seed, and writes the record."""
+    found = {}
+    for size in SIZES:
+        for seed in SEEDS:
+            key = f"{size} {seed}"
+            result = tuning.resumed(KEPT, key, lambda s=size, n=seed: run(s, n))
+            print(f"flan: {size:2d} tasks, seed {seed}: {result}", flush=True)
+            for name, value in result.items():
+                found.setdefault((name, size), []).append(value)
+    rows = [
+        {"technique": "full tuning", "split": name, "tasks": size, "rows": ROWS}
+        | {"metric": "exact match", "seeds": list(SEEDS)}
+        | tuning.over_seeds(values)
+        for (name, size), values in found.items()
+    ]
+    records.write("flan", rows, command=COMMAND, **tuning.hashes())
+
+
+if __name__ == "__main__":
+    main()

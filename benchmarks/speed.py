@@ -1,0 +1,359 @@
+"""Speed and memory in pairs: ours against the obvious way, in one run.
+
+    python benchmarks/speed.py                # all pairs
+    python benchmarks/speed.py encoding       # one of encoding, training, answers, imports
+
+Each pair runs in fresh processes, in turn (A B A B …); the record holds the medians, the
+ratio pair by pair with its spread, and each side's peak memory. What must be equal
+(ids and labels, loss, text) is compared in the same run, and a difference is an error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import records
+
+PAIRS = 3
+COMMAND = "python benchmarks/speed.py"
+ROWS = 20_000
+TRAIN_ROWS = 1536
+QUESTIONS = 384
+
+
+def peak_megabytes() -> float:
+    """Returns this process's peak resident memory so far, in MB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1e6 if sys.platform == "darwin" else 1e3)
+
+
+def digest(value: object) -> str:
+    """Returns a short hash of a JSON-able value."""
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
+
+
+# --- encoding: batches against SFTTrainer's own preparation -----------------------------
+
+
+def conversations(count: int) -> list[dict]:
+    """Returns instruction rows as conversations, repeated up to `count`."""
+    import tuning
+
+    rows = tuning.read("train")
+    return [{"messages": tuning.chat(rows[i % len(rows)])} for i in range(count)]
+
+
+def encoding_ours() -> dict:
+    """Encodes the rows with `helpers.encoding`."""
+    from helpers import encoding, models
+
+    _, tokenizer = models.load()
+    rows = conversations(ROWS)
+    began = time.perf_counter()
+    encoded = encoding.encode(rows, tokenizer)
+    seconds = time.perf_counter() - began
+    same = digest([encoded.input_ids, encoded.labels])
+    return {"seconds": seconds, "same": same, "units": ROWS}
+
+
+def encoding_peer() -> dict:
+    """Lets SFTTrainer prepare the same rows, with assistant_only_loss."""
+    import datasets
+    from trl import SFTTrainer
+
+    from helpers import models
+
+    datasets.disable_caching()
+    model, tokenizer = models.load()
+    data = datasets.Dataset.from_list(conversations(ROWS))
+    config = sft_config(assistant_only_loss=True, max_length=None)
+    began = time.perf_counter()
+    trainer = SFTTrainer(
+        model=model, args=config, train_dataset=data, processing_class=tokenizer
+    )
+    seconds = time.perf_counter() - began
+    ids = trainer.train_dataset["input_ids"]
+    masks = trainer.train_dataset["assistant_masks"]
+    labels = [
+        [i if learnt else -100 for i, learnt in zip(row, mask, strict=True)]
+        for row, mask in zip(ids, masks, strict=True)
+    ]
+    same = digest([list(map(list, ids)), labels])
+    return {"seconds": seconds, "same": same, "units": ROWS}
+
+
+# --- training: notebook 05's settings, SFTTrainer's defaults, a bare loop ----------------
+
+
+def sft_config(**changes):
+    """Returns an SFTConfig that is silent and saves nothing."""
+    from trl import SFTConfig
+
+    quiet = {
+        "output_dir": str(records.ROOT / "build" / "bench"),
+        "report_to": "none",
+        "disable_tqdm": True,
+        "save_strategy": "no",
+        "seed": 0,
+    }
+    return SFTConfig(**(quiet | changes))
+
+
+def trained(changes: dict, epochs: int) -> dict:
+    """Trains with SFTTrainer and measures the loss on rows outside, in nats."""
+    import tuning
+    from trl import SFTTrainer
+
+    from helpers import encoding, models
+
+    model, tokenizer = models.load()
+    encoded = tuning.encode(tuning.read("train")[:TRAIN_ROWS], tokenizer)
+    trainer = SFTTrainer(
+        model=model,
+        args=sft_config(num_train_epochs=epochs, **changes),
+        train_dataset=encoding.to_dataset(encoded),
+        processing_class=tokenizer,
+    )
+    began = time.perf_counter()
+    trainer.train()
+    seconds = time.perf_counter() - began
+    tokens = epochs * sum(map(len, encoded.input_ids))
+    return {"seconds": seconds, "units": tokens, "loss": loss_outside(model, tokenizer)}
+
+
+def loss_outside(model, tokenizer) -> float:
+    """Returns the mean loss per learnt token on 200 rows that were not trained on."""
+    import torch
+    import tuning
+
+    encoded = tuning.encode(tuning.read("new_rows")[:200], tokenizer)
+    model.eval()
+    nats, count = 0.0, 0
+    with torch.no_grad():
+        for ids, labels in zip(encoded.input_ids, encoded.labels, strict=True):
+            logits = model(torch.tensor([ids])).logits[0, :-1].float()
+            target = torch.tensor(labels[1:])
+            nats += torch.nn.functional.cross_entropy(
+                logits, target, reduction="sum"
+            ).item()
+            count += int((target != -100).sum())
+    return nats / count
+
+
+OURS = {
+    "per_device_train_batch_size": 64,
+    "learning_rate": 2e-3,
+    "lr_scheduler_type": "cosine",
+    "warmup_steps": 0.05,
+    "bf16": True,
+    "activation_checkpointing": False,
+    "train_sampling_strategy": "group_by_length",
+    "max_length": None,
+}
+
+
+def training_ours() -> dict:
+    """Trains with notebook 05's settings."""
+    return trained(OURS, 1)
+
+
+def training_peer() -> dict:
+    """Trains with SFTTrainer's defaults, except for the learning rate.
+
+    At its default of 2e-5 a model of this size learns next to nothing; given our rate,
+    the comparison is of speed at no worse loss.
+    """
+    return trained({"learning_rate": 2e-3}, 1)
+
+
+def training_bare() -> dict:
+    """Trains on the same batches in a plain PyTorch loop."""
+    import torch
+    import tuning
+    from transformers import get_cosine_schedule_with_warmup
+
+    from helpers import models
+
+    model, tokenizer = models.load()
+    encoded = tuning.encode(tuning.read("train")[:TRAIN_ROWS], tokenizer)
+    batches = trainer_batches(model, tokenizer, encoded)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.0)
+    schedule = get_cosine_schedule_with_warmup(
+        optimizer, round(0.05 * len(batches)), len(batches)
+    )
+    model.train()
+    began = time.perf_counter()
+    for batch in batches:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss = model(**batch).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad(set_to_none=True)
+    seconds = time.perf_counter() - began
+    tokens = sum(map(len, encoded.input_ids))
+    return {"seconds": seconds, "units": tokens, "loss": loss_outside(model, tokenizer)}
+
+
+def trainer_batches(model, tokenizer, encoded) -> list[dict]:
+    """Returns the very batches that SFTTrainer would train on."""
+    from trl import SFTTrainer
+
+    from helpers import encoding
+
+    trainer = SFTTrainer(
+        model=model,
+        args=sft_config(**OURS),
+        train_dataset=encoding.to_dataset(encoded),
+        processing_class=tokenizer,
+    )
+    return [dict(batch) for batch in trainer.get_train_dataloader()]
+
+
+# --- answers: batches against one by one ------------------------------------------------
+
+
+def answers(batch_size: int) -> dict:
+    """Answers questions in batches of this size."""
+    import tuning
+
+    from helpers import generation, models
+
+    model, tokenizer = models.load()
+    prompts = [tuning.chat(row)[:1] for row in tuning.read("new_rows")[:QUESTIONS]]
+    began = time.perf_counter()
+    said = generation.answer(
+        model, tokenizer, prompts, max_new_tokens=24, batch_size=batch_size
+    )
+    seconds = time.perf_counter() - began
+    same = digest([one.text for one in said])
+    return {"seconds": seconds, "same": same, "units": QUESTIONS}
+
+
+def answers_ours() -> dict:
+    """Answers 128 questions at a time."""
+    return answers(128)
+
+
+def answers_peer() -> dict:
+    """Answers one question at a time."""
+    return answers(1)
+
+
+# --- imports ----------------------------------------------------------------------------
+
+
+def imports_ours() -> dict:
+    """Imports the package."""
+    began = time.perf_counter()
+    import helpers  # noqa: F401
+    import helpers.formats  # noqa: F401
+
+    return {"seconds": time.perf_counter() - began, "units": 1}
+
+
+def imports_peer() -> dict:
+    """Imports what the package must not import: torch and transformers."""
+    began = time.perf_counter()
+    import torch  # noqa: F401
+    import transformers  # noqa: F401
+
+    return {"seconds": time.perf_counter() - began, "units": 1}
+
+
+# --- pairs ------------------------------------------------------------------------------
+
+PAIRED: dict[str, tuple[str, list[Callable[[], dict]]]] = {
+    "encoding": ("rows", [encoding_ours, encoding_peer]),
+    "training": ("tokens", [training_ours, training_peer, training_bare]),
+    "answers": ("answers", [answers_ours, answers_peer]),
+    "imports": ("imports", [imports_ours, imports_peer]),
+}
+
+
+def child(name: str) -> None:
+    """Runs one side in this process and prints its result as JSON."""
+    sys.path.insert(0, str(records.ROOT))
+    result = globals()[name]()
+    print(json.dumps(result | {"peak_megabytes": round(peak_megabytes(), 1)}))
+
+
+def fresh(side: Callable) -> dict:
+    """Runs one side in a fresh process."""
+    call = [sys.executable, str(Path(__file__)), "--child", side.__name__]
+    done = subprocess.run(call, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{side.__name__} failed:\n{done.stderr[-2000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def measure(what: str) -> list[dict]:
+    """Runs all sides of a pair in turn and returns a row for each."""
+    unit, sides = PAIRED[what]
+    runs: dict[str, list[dict]] = {side.__name__: [] for side in sides}
+    for number in range(PAIRS):
+        for side in sides:
+            runs[side.__name__].append(fresh(side))
+            last = runs[side.__name__][-1]
+            print(f"{what} {number + 1}/{PAIRS} {side.__name__:15s} {last}", flush=True)
+    if len({run["same"] for all_ in runs.values() for run in all_ if "same" in run}) > 1:
+        raise SystemExit(f"{what}: the two sides do not give the same output.")
+    ours = runs[sides[0].__name__]
+    rows = []
+    for side in sides:
+        found = runs[side.__name__]
+        ratios = [
+            them["seconds"] / us["seconds"] for us, them in zip(ours, found, strict=True)
+        ]
+        row = {
+            "technique": side.__name__,
+            "what": side.__doc__.splitlines()[0],
+            "metric": f"{unit} per second",
+            "value": statistics.median(r["units"] / r["seconds"] for r in found),
+            "seconds": statistics.median(r["seconds"] for r in found),
+            "times_ours": statistics.median(ratios),
+            "times_ours_low": min(ratios),
+            "times_ours_high": max(ratios),
+            "n": PAIRS,
+            "peak_megabytes": max(r["peak_megabytes"] for r in found),
+        }
+        if "loss" in found[0]:
+            row["loss"] = statistics.median(r["loss"] for r in found)
+        rows.append({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()})
+    return rows
+
+
+def main() -> None:
+    """Reads the command line, measures, and writes a record for each pair."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", nargs="*", choices=[*PAIRED, []], default=[])
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        child(options.child)
+        return
+    for what in options.what or PAIRED:
+        rows = measure(what)
+        records.write(f"speed_{what}", rows, command=f"{COMMAND} {what}")
+        for row in rows:
+            print(
+                f"{row['technique']:16s} {row['value']:12,.1f} {row['metric']}  "
+                f"takes {row['times_ours']:.2f} times ours "
+                f"[{row['times_ours_low']:.2f}, {row['times_ours_high']:.2f}]  "
+                f"peak {row['peak_megabytes']:,.0f} MB",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()

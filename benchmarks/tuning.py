@@ -1,0 +1,124 @@
+"""What the tuning records share: rows, training as in notebook 05, and exact match."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from records import ROOT, file_hash
+
+from helpers import encoding, generation, metrics, models, statistics
+
+DATA = ROOT / "datasets" / "instructions"
+
+
+def read(split: str) -> list[dict]:
+    """Returns the rows of a split of the instructions."""
+    lines = (DATA / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def chat(row: dict) -> list[dict]:
+    """Returns a row as messages."""
+    asked = "\n\n".join(filter(None, [row["instruction"], row["input"]]))
+    return [
+        {"role": "user", "content": asked},
+        {"role": "assistant", "content": row["output"]},
+    ]
+
+
+def encode(rows: Sequence[dict], tokenizer, *, loss_on: str = "answers"):
+    """Returns rows as ids and labels."""
+    messages = [{"messages": chat(row)} for row in rows]
+    return encoding.encode(messages, tokenizer, loss_on=loss_on)
+
+
+def train(model, tokenizer, encoded, *, seed: int, rate: float, epochs: float = 1):
+    """Trains as notebook 05 does and returns the trainer."""
+    from transformers import set_seed
+    from trl import SFTConfig, SFTTrainer
+
+    set_seed(seed)
+    trainer = SFTTrainer(
+        model=model,
+        args=SFTConfig(
+            output_dir=str(ROOT / "build" / "bench"),
+            num_train_epochs=epochs,
+            per_device_train_batch_size=64,
+            learning_rate=rate,
+            lr_scheduler_type="cosine",
+            warmup_steps=0.05,
+            bf16=True,
+            activation_checkpointing=False,
+            train_sampling_strategy="group_by_length",
+            max_length=None,
+            logging_steps=10,
+            save_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+            seed=seed,
+        ),
+        train_dataset=encoding.to_dataset(encoded),
+        processing_class=tokenizer,
+    )
+    trainer.train()
+    model.eval()
+    return trainer
+
+
+def ask(model, tokenizer, rows: Sequence[dict]) -> list[generation.Answer]:
+    """Returns the model's greedy answers."""
+    prompts = [chat(row)[:1] for row in rows]
+    return generation.answer(
+        model, tokenizer, prompts, max_new_tokens=40, batch_size=128
+    )
+
+
+def right(answers: Sequence[generation.Answer], rows: Sequence[dict]) -> list[bool]:
+    """Returns exact match, row by row."""
+    return metrics.exact_match(
+        [said.text for said in answers], [row["output"] for row in rows]
+    )
+
+
+def over_seeds(values: Sequence[float]) -> dict:
+    """Returns a record's value, interval and seeds' values."""
+    mean, low, high = statistics.over_seeds(values)
+    return {
+        "value": round(mean, 4),
+        "low": round(max(0.0, low), 4),
+        "high": round(min(1.0, high), 4),
+        "per_seed": [round(value, 4) for value in values],
+    }
+
+
+def hashes() -> dict[str, str]:
+    """Returns the hashes of the base model and of the instructions."""
+    return {
+        "model_sha256": file_hash(models.SHIPPED / "model.safetensors"),
+        "data_sha256": file_hash(*sorted(DATA.glob("*.jsonl"))),
+    }
+
+
+def resumed(path: Path, key: str, work: Callable[[], object]) -> object:
+    """Returns the kept result of `key`, or does the work and keeps it.
+
+    Long records are made of many runs; a killed one goes on where it stopped.
+    """
+    kept = json.loads(path.read_text()) if path.exists() else {}
+    if key not in kept:
+        kept[key] = work()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(".part")
+        part.write_text(json.dumps(kept))
+        part.replace(path)
+    return kept[key]
+
+
+def shuffled(rows: Sequence[dict], seed: int) -> list[dict]:
+    """Returns the rows in an order of this seed's."""
+    mixed = list(rows)
+    random.Random(seed).shuffle(mixed)
+    return mixed

@@ -1,0 +1,117 @@
+"""Builds every dataset from the lexicons: `make data`.
+
+Deterministic: the same lexicons give the same bytes. What a person wrote (lexicons,
+`irony/written.jsonl`, the cards) is read; in a card only the sample is rewritten.
+
+    python datasets/build.py             # the committed files
+    python datasets/build.py --general   # also the whole pre-training text, 120 MB
+"""
+
+import argparse
+import json
+import string
+import sys
+from collections.abc import Iterable
+from itertools import islice
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import make_general  # noqa: E402
+import make_instructions  # noqa: E402
+import make_irony  # noqa: E402
+
+FOLDER = Path(__file__).parent
+SEED = 7  # of the pre-training text; `benchmarks/base.py` trains on the same
+DOCUMENTS = 400_000
+HELD_OUT = 1000
+SAMPLE_OF = {"general": "sample", "irony": "train", "instructions": "train"}
+MARKS = ("<!-- sample -->\n", "<!-- /sample -->")
+INK = str.maketrans("", "", string.punctuation + string.whitespace)
+
+
+def write(path: Path, rows: Iterable[dict]) -> int:
+    """Writes rows as JSON Lines and returns how many there were."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    count = 0
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            count += 1
+    return count
+
+
+def texts(count: int, seed: int) -> Iterable[dict]:
+    """Yields the pre-training text as rows."""
+    return ({"text": text} for text in make_general.documents(count, seed=seed))
+
+
+def ink(text: str) -> str:
+    """Returns a text's letters and digits: what is left to tell two texts apart."""
+    return text.casefold().translate(INK)
+
+
+def held_out() -> list[dict]:
+    """Returns documents that are not among the pre-training text, none of them twice.
+
+    One in thirty of a fresh draw is: short documents, such as two numbers compared.
+    """
+    fresh = make_general.documents(HELD_OUT + HELD_OUT // 5, seed=SEED + 1)
+    found = {ink(text): text for text in fresh}
+    for text in make_general.documents(DOCUMENTS, seed=SEED):
+        found.pop(ink(text), None)
+    return [{"text": text} for text in islice(found.values(), HELD_OUT)]
+
+
+def table(rows: list[dict]) -> str:
+    """Returns rows as a Markdown table."""
+    cells = [list(rows[0]), ["---"] * len(rows[0])]
+    cells += [
+        [c.replace("\n", "<br>").replace("|", "\\|") for c in r.values()] for r in rows
+    ]
+    return "".join(f"| {' | '.join(line)} |\n" for line in cells)
+
+
+def write_sample(card: Path, rows: list[dict]) -> None:
+    """Writes a reader's sample between the marks of a card."""
+    before, rest = card.read_text(encoding="utf-8").split(MARKS[0])
+    after = rest.split(MARKS[1])[1]
+    text = before + MARKS[0] + table(rows) + MARKS[1] + after
+    card.write_text(text, encoding="utf-8", newline="\n")
+
+
+def files() -> dict[str, Iterable[dict]]:
+    """Returns the rows of each committed file that is built."""
+    built = {
+        "general/sample.jsonl": texts(300, SEED),
+        "general/heldout.jsonl": held_out(),
+    }
+    for split in make_irony.SIZES:
+        built[f"irony/{split}.jsonl"] = make_irony.rows(split)
+    for split, rows in make_instructions.splits().items():
+        built[f"instructions/{split}.jsonl"] = rows
+    return built
+
+
+def main() -> None:
+    """Reads the command line and builds."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=FOLDER)
+    parser.add_argument("--general", action="store_true", help="the whole text as well")
+    options = parser.parse_args()
+    built = files()
+    if options.general:
+        built["general/train.jsonl"] = texts(DOCUMENTS, SEED)
+    for name, rows in built.items():
+        print(f"{name:40s} {write(options.out / name, rows):7d} rows", flush=True)
+    for name, split in SAMPLE_OF.items():
+        card = options.out / name / "README.md"
+        if card.exists():
+            lines = (
+                (options.out / name / f"{split}.jsonl").read_text("utf-8").splitlines()
+            )
+            write_sample(card, [json.loads(line) for line in lines[:8]])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+"""`make base` in miniature: killed and taken up again, it draws the identical curve."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = ROOT / "benchmarks" / "base.py"
+
+
+def start(work: Path, out: Path) -> subprocess.Popen:
+    call = [sys.executable, str(SCRIPT), "--tiny", "--threads", "1"]
+    call += ["--work", str(work), "--out", str(out)]
+    return subprocess.Popen(
+        call,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=os.environ | {"HF_HUB_OFFLINE": "1"},
+    )
+
+
+def log_of(work: Path) -> list[dict]:
+    import torch
+
+    return torch.load(work / "state.pt", weights_only=True)["log"]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> tuple[Path, Path]:
+    """One run that nothing stops: its work and its output."""
+    work, out = (tmp_path_factory.mktemp(name) for name in ("work", "out"))
+    run = start(work, out)
+    said, _ = run.communicate(timeout=300)
+    assert run.returncode == 0, said
+    return work, out
+
+
+def test_killed_and_resumed_it_draws_the_identical_curve(whole, tmp_path) -> None:
+    work = tmp_path / "work"
+    run = start(work, tmp_path / "out")
+    for line in run.stdout:  # kill it in the second stage, after a checkpoint
+        if line.startswith("read    40"):
+            break
+    os.kill(run.pid, signal.SIGKILL)
+    run.wait()
+    run.stdout.close()
+    seen = log_of(work)
+    assert 0 < len(seen) < len(log_of(whole[0]))
+    again = start(work, tmp_path / "out")
+    said, _ = again.communicate(timeout=300)
+    assert again.returncode == 0, said
+    assert "copy    20" not in said  # it did not start anew
+    assert log_of(work) == log_of(whole[0])
+    ours, theirs = (
+        (folder / "model.safetensors").read_bytes() for folder in (tmp_path / "out", whole[1])
+    )
+    assert ours == theirs
+
+
+def test_it_learns_and_probes_while_it_trains(whole) -> None:
+    log = log_of(whole[0])
+    copied = [line for line in log if line["stage"] == "copy"]
+    reading = [line for line in log if line["stage"] == "read"]
+    assert copied[-1]["probes"]["copy"] > 0.8 > copied[0]["probes"]["copy"]
+    assert reading[-1]["loss"] < reading[0]["loss"] - 0.3
+    assert {"where", "situations_unseen", "tone"} <= set(reading[-1]["probes"])
+
+
+def test_growing_changes_nothing_at_first() -> None:
+    import torch
+
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    import base
+
+    small = base.new_model(base.TINY, layers=2)
+    base.wire_induction(small)
+    ids = torch.arange(7, 47)[None]
+    grown = base.grow(small, base.TINY)
+    assert len(grown.model.layers) == base.TINY.layers > 2
+    assert torch.allclose(small(ids).logits, grown(ids).logits, atol=1e-5)
+
+
+def test_what_it_writes_is_a_model_that_loads_and_a_card(whole) -> None:
+    from helpers import encoding, models
+
+    model, tokenizer = models.load(whole[1])
+    messages = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yo"}]
+    encoded = encoding.encode([{"messages": messages}], tokenizer)
+    learnt = [label for label in encoded.labels[0] if label != -100]
+    assert learnt[-1] == tokenizer.eos_token_id == model.generation_config.eos_token_id
+    assert tokenizer.decode(tokenizer("in the kitchen\n\nyes")["input_ids"][1:]) == (
+        "in the kitchen\n\nyes"
+    )
+    card = (whole[1] / "README.md").read_text(encoding="utf-8")
+    assert f"{sum(p.numel() for p in model.parameters()):,} parameters" in card
+
+
+def test_another_recipe_in_the_same_folder_is_refused(whole) -> None:
+    call = [sys.executable, str(SCRIPT), "--work", str(whole[0])]
+    done = subprocess.run(call, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert "another recipe" in done.stderr
+
+
+def test_the_shipped_base_is_the_recorded_one() -> None:
+    import hashlib
+
+    record = json.loads((ROOT / "benchmarks/results/base.json").read_text("utf-8"))
+    weights = (ROOT / "helpers/tiny_llama/model.safetensors").read_bytes()
+    assert hashlib.sha256(weights).hexdigest() == record["model_sha256"]
+    assert len(weights) <= 12e6
+    assert 2_000_000 <= record["parameters"] <= 6_000_000

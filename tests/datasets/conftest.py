@@ -1,0 +1,54 @@
+"""The committed rows and the pre-training text, read or drawn once for all tests."""
+
+from __future__ import annotations
+
+import json
+import sys
+from itertools import islice
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+DATASETS = ROOT / "datasets"
+# The builders are scripts beside their data, and must not become a package: a package
+# of that name would hide the library. So their folder stands on the path.
+for folder in (Path(__file__).parent, DATASETS):
+    sys.path.insert(0, str(folder))
+
+DOCUMENTS = 200_000
+
+
+@pytest.fixture(scope="session")
+def general() -> dict[str, list[dict]]:
+    """The committed documents: `sample` and `heldout`."""
+    return read("general")
+
+
+@pytest.fixture(scope="session")
+def irony() -> dict[str, list[dict]]:
+    """The tone rows by split, `written` among them."""
+    return read("irony")
+
+
+@pytest.fixture(scope="session")
+def instructions() -> dict[str, list[dict]]:
+    """The instruction rows by split."""
+    return read("instructions")
+
+
+def read(name: str) -> dict[str, list[dict]]:
+    return {
+        path.stem: [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+        for path in sorted((DATASETS / name).glob("*.jsonl"))
+    }
+
+
+@pytest.fixture(scope="session")
+def documents() -> list[str]:
+    """The first 200,000 documents that the shipped base reads."""
+    import build
+    import make_general
+
+    drawn = make_general.documents(build.DOCUMENTS, seed=build.SEED)
+    return list(islice(drawn, DOCUMENTS))

@@ -1,0 +1,350 @@
+"""Answers recomputed from a row's words alone, by other means than the builders'.
+
+The builders draw a scene and write it down. This reads what is written: sentences by
+regular expressions, what is asked for by the words that occur in the instruction. It
+imports nothing from the builders and reads no wordings; of the lexicons it reads the
+names of things, their kinds, and the polarity of situations and remarks.
+
+What a text does not tell is answered by `UNKNOWN`; what it tells twice is an error.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from collections.abc import Callable, Iterable
+from functools import cache
+from pathlib import Path
+
+LEXICON = Path(__file__).resolve().parents[2] / "datasets" / "lexicon"
+UNKNOWN = "It cannot be told from the text."
+PERSON = "\N{BULLET}"
+
+WORLD = json.loads((LEXICON / "world.json").read_text(encoding="utf-8"))
+COUNT = {word: number for number, word in enumerate(WORLD["numbers"])}
+KIND = {word: kind for group, kind in WORLD["kinds"].items() for word in WORLD[group]}
+
+
+def any_of(words: Iterable[str]) -> str:
+    """A pattern for any of the words, whole, the longest first."""
+    ordered = sorted(words, key=len, reverse=True)
+    return r"\b(?:" + "|".join(map(re.escape, ordered)) + r")\b"
+
+
+NAME = any_of(WORLD["names"])
+COLOUR = any_of(WORLD["colours"])
+OBJECT = any_of(WORLD["objects"])
+PLACE = any_of(WORLD["places"])
+
+
+def one(found: Iterable[str]) -> str:
+    """The only different value, or `UNKNOWN` where there is none."""
+    values = list(dict.fromkeys(found))
+    if len(values) > 1:
+        raise ValueError(f"ambiguous: {values}")
+    return values[0] if values else UNKNOWN
+
+
+# --- what a text tells ----------------------------------------------------------------
+
+
+def sentences(text: str) -> list[str]:
+    return re.findall(r"[^.]+\.", text)
+
+
+def stands(text: str) -> list[tuple[str, str]]:
+    """Person and place of each "Mira is in the garden."."""
+    return re.findall(rf"({NAME}) \w+ in the ({PLACE})\.", text)
+
+
+def holds(text: str) -> list[tuple[str, str, str]]:
+    """Person, colour and object of each "Mira has a red ball."."""
+    return re.findall(rf"({NAME}) \w+ a ({COLOUR}) ({OBJECT})\.", text)
+
+
+def turns(text: str) -> list[tuple[str, str, str]]:
+    """Speaker, listener and words of each line of a talk."""
+    return re.findall(rf'({NAME}) said to ({NAME}): "([^"]+)"', text)
+
+
+def amounts(text: str) -> dict[str, int]:
+    """How many each person of a comparison has."""
+    numbers = any_of(COUNT)
+    told = re.findall(rf"({NAME}) \w+ ({numbers}) \w+\.", text)
+    return {name: COUNT[number] for name, number in told}
+
+
+def listed(text: str) -> list[str]:
+    return text.split(", ")
+
+
+def doers(text: str) -> list[str]:
+    return [re.match(NAME, sentence.strip())[0] for sentence in sentences(text)]
+
+
+# --- what an instruction asks for -----------------------------------------------------
+
+
+class Asked:
+    """The words of an instruction, read from left to right by one task or two."""
+
+    def __init__(self, instruction: str) -> None:
+        self.rest = instruction
+
+    def next(self, pattern: str) -> str:
+        """Takes the next match and goes on behind it; capitals do not matter."""
+        match = re.search(pattern, self.rest, re.I)
+        if match is None:
+            raise ValueError(f"nothing asked for: {self.rest!r} has no {pattern[:40]}")
+        self.rest = self.rest[match.end() :]
+        return match[0]
+
+    def all(self, pattern: str) -> list[str]:
+        return re.findall(pattern, self.rest)
+
+
+# --- one rule for each task: (text, asked) → answer -----------------------------------
+
+
+def where(text: str, asked: Asked) -> str:
+    name = asked.next(NAME)
+    place = one(place for person, place in stands(text) if person == name)
+    return place if place == UNKNOWN else f"in the {place}"
+
+
+def who_has(text: str, asked: Asked) -> str:
+    shade, thing = asked.next(rf"{COLOUR} {OBJECT}").split()
+    return one(person for person, *what in holds(text) if what == [shade, thing])
+
+
+def what_has(text: str, asked: Asked) -> str:
+    name = asked.next(NAME)
+    return one(f"a {shade} {thing}" for p, shade, thing in holds(text) if p == name)
+
+
+def colour(text: str, asked: Asked) -> str:
+    wanted = asked.next(OBJECT)
+    return one(shade for _, shade, thing in holds(text) if thing == wanted)
+
+
+def who_where(text: str, asked: Asked) -> str:
+    wanted = asked.next(PLACE)
+    return one(person for person, place in stands(text) if place == wanted)
+
+
+def all_about(text: str, asked: Asked) -> str:
+    name = asked.next(NAME)
+    about = [s.strip() for s in sentences(text) if s.split()[0] == name]
+    return " ".join(about) or UNKNOWN
+
+
+def count_sentences(text: str, asked: Asked) -> str:
+    return WORLD["numbers"][text.count(".")]
+
+
+def after(text: str, asked: Asked) -> str:
+    words = listed(text)
+    item = asked.next(any_of(words))
+    return one(b for a, b in itertools.pairwise(words) if a.lower() == item.lower())
+
+
+def count_word(text: str, asked: Asked) -> str:
+    item = asked.next(any_of(listed(text))).lower()
+    return WORLD["numbers"][[word.lower() for word in listed(text)].count(item)]
+
+
+def compared(text: str, sign: int) -> str:
+    told = amounts(text)
+    assert len(told) == 2, text
+    (one_name, first), (other, second) = told.items()
+    assert first != second, text
+    return one_name if sign * first > sign * second else other
+
+
+def same(text: str, asked: Asked) -> str:
+    first, second = amounts(text).values()
+    return "yes" if first == second else "no"
+
+
+def replaced(text: str, asked: Asked, pattern: str) -> str:
+    """Of the two words in the instruction, the one in the text is the old one."""
+    named = list(dict.fromkeys(asked.all(pattern)))
+    present = set(re.findall(pattern, text))
+    old = one(word for word in named if word in present)
+    new = one(word for word in named if word not in present)
+    return re.sub(rf"\b{old}\b", new, text)
+
+
+def who_said(text: str, asked: Asked) -> str:
+    words = asked.next(any_of(saying for saying in WORLD["sayings"]))
+    return one(a for a, _, said in turns(text) if said.lower() == f"{words}.".lower())
+
+
+def to_whom(text: str, asked: Asked) -> str:
+    name = asked.next(NAME)
+    return one(other for speaker, other, _ in turns(text) if speaker == name)
+
+
+def what_said(text: str, asked: Asked) -> str:
+    name = asked.next(NAME)
+    return one(words for speaker, _, words in turns(text) if speaker == name)
+
+
+def of_kind(text: str, asked: Asked) -> str:
+    """The one word of a list that is of the kind asked for."""
+    kind = asked.next(any_of(WORLD["kinds"].values())).lower()
+    return one(word for word in listed(text) if KIND.get(word) == kind)
+
+
+def without(text: str, asked: Asked) -> str:
+    drop = of_kind(text, asked)
+    return ", ".join(word for word in listed(text) if word != drop)
+
+
+def next_person(text: str, asked: Asked) -> str:
+    name = asked.next(NAME)
+    return one(b for a, b in itertools.pairwise(doers(text)) if a == name)
+
+
+def feels(text: str, asked: Asked) -> str:
+    name = asked.next(NAME) if asked.all(NAME) else one(re.findall(NAME, text))
+    return f"{name} is {'glad' if mood_of(text) == 'good' else 'sad'}. {text}"
+
+
+def remark(text: str, asked: Asked) -> str:
+    return remark_of(re.search(r'"(.+)"', text)[1])[0]
+
+
+Rule = Callable[[str, Asked], str]
+RULES: dict[str, Rule] = {
+    "where": where,
+    "who_has": who_has,
+    "what_has": what_has,
+    "colour": colour,
+    "who_where": who_where,
+    "all_about": all_about,
+    "count_sentences": count_sentences,
+    "first": lambda text, asked: listed(text)[0],
+    "last": lambda text, asked: listed(text)[-1],
+    "after": after,
+    "reverse": lambda text, asked: ", ".join(reversed(listed(text))),
+    "count_items": lambda text, asked: WORLD["numbers"][text.count(",") + 1],
+    "count_word": count_word,
+    "more": lambda text, asked: compared(text, 1),
+    "fewer": lambda text, asked: compared(text, -1),
+    "same": same,
+    "mood": lambda text, asked: f"{mood_of(text)} news",
+    "feels": feels,
+    "remark": remark,
+    "replace_name": lambda text, asked: replaced(text, asked, NAME),
+    "replace_colour": lambda text, asked: replaced(text, asked, COLOUR),
+    "twice": lambda text, asked: f"{text} {text}",
+    "who_said": who_said,
+    "to_whom": to_whom,
+    "what_said": what_said,
+    "kind_of": lambda text, asked: KIND[asked.next(any_of(KIND)).lower()],
+    "pick": of_kind,
+    "without": without,
+    "names": lambda text, asked: ", ".join(dict.fromkeys(doers(text))),
+    "colours": lambda text, asked: ", ".join(
+        dict.fromkeys(shade for _, shade, _ in holds(text))
+    ),
+    "places": lambda text, asked: ", ".join(place for _, place in stands(text)),
+    "began": lambda text, asked: doers(text)[0],
+    "ended": lambda text, asked: doers(text)[-1],
+    "next_person": next_person,
+}
+
+
+def answer(row: dict[str, str]) -> str:
+    """The answer of an instruction row; two tasks read the instruction in order."""
+    asked = Asked(row["instruction"])
+    return "; ".join(RULES[t](row["input"], asked) for t in row["task"].split("+"))
+
+
+# --- polarity, and tone from it -------------------------------------------------------
+
+
+def filled(entry: dict) -> Iterable[str]:
+    """Every sentence of a lexicon entry, by replacing one slot after the other."""
+    texts = [entry["frame"]]
+    for slot, words in entry["fill"].items():
+        texts = [t.replace(f"{{{slot}}}", word) for t in texts for word in words]
+    return texts
+
+
+def entries(name: str) -> list[dict]:
+    lines = (LEXICON / name).read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def small(text: str) -> str:
+    return text[:1].lower() + text[1:]
+
+
+@cache
+def moods() -> dict[str, str]:
+    """Mood by situation, the person's name blotted out."""
+    found: dict[str, str] = {}
+    for entry in entries("situations.jsonl"):
+        for text in filled(entry):
+            key = small(text.replace("{name}", PERSON))
+            assert found.setdefault(key, entry["mood"]) == entry["mood"], text
+    return found
+
+
+@cache
+def remarks() -> dict[str, tuple[str, str]]:
+    """Polarity and aim by remark."""
+    found: dict[str, tuple[str, str]] = {}
+    for entry in entries("remarks.jsonl"):
+        for text in filled(entry):
+            key = (entry["polarity"], entry["aim"])
+            assert found.setdefault(text, key) == key, text
+    return found
+
+
+def mood_of(situation: str) -> str:
+    """Mood of a situation told of any one person."""
+    plain = small(situation.removesuffix("."))
+    names = dict.fromkeys(re.findall(NAME, situation))
+    tries = [small(re.sub(rf"\b{n}\b", PERSON, situation)) for n in names] + [plain]
+    found = {moods().get(text.removesuffix(".")) for text in tries} - {None}
+    if len(found) != 1:
+        raise ValueError(f"not one mood but {sorted(found)}: {situation}")
+    return found.pop()
+
+
+def remark_of(words: str) -> tuple[str, str]:
+    """Polarity and aim of a remark."""
+    return remarks()[words]
+
+
+TOLD = [
+    re.compile(pattern.replace("@", NAME))
+    for pattern in (
+        r'(?P<event>.+)\. @ said to @: "(?P<words>.+)"',
+        r'(?P<event>.+)\. "(?P<words>.+)" said @\.',
+        r'@ saw that (?P<event>.+)\. "(?P<words>.+)" @ said to @\.',
+        r'"(?P<words>.+)" said @, when (?P<event>.+)\.',
+        r'@ heard the news: (?P<event>.+)\. @ said: "(?P<words>.+)"',
+    )
+]
+
+
+def read_tone(text: str) -> tuple[str, str, str]:
+    """Mood of the situation, polarity and aim of the remark."""
+    for pattern in TOLD:
+        told = pattern.fullmatch(text)
+        if told and told["words"] in remarks():
+            return (mood_of(told["event"]), *remark_of(told["words"]))
+    raise ValueError(f"no situation with a remark: {text}")
+
+
+def tone(text: str) -> str:
+    """Irony, sarcasm or literal: do the words fit, and if not, whom are they about?"""
+    mood, polarity, aim = read_tone(text)
+    if (mood, polarity) in {("good", "kind"), ("bad", "harsh")}:
+        return "literal"
+    return {"thing": "irony", "person": "sarcasm"}[aim]

@@ -1,0 +1,77 @@
+"""The pre-training text: enough of each polarity, and no label beside an example."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+
+import make_general
+import make_instructions
+import pytest
+import world
+
+TONE_WORDS = re.compile(r"iron(?:y|ic)|sarcas|literal", re.I)
+
+
+def letters(text: str) -> str:
+    return "".join(filter(str.isalnum, text.casefold()))
+
+
+@pytest.mark.parametrize("mood", ["good", "bad"])
+def test_each_mood_has_300_situations_to_train_on(mood: str) -> None:
+    found = world.select(world.SITUATIONS, split="train", mood=mood)
+    assert len({row["text"] for row in found}) >= 300
+
+
+@pytest.mark.parametrize("polarity", ["kind", "harsh"])
+def test_each_polarity_has_300_remarks_to_train_on(polarity: str) -> None:
+    found = world.select(world.REMARKS, split="train", polarity=polarity)
+    assert len({row["text"] for row in found}) >= 300
+
+
+def test_tone_words_occur_in_definitions_only(documents: list[str]) -> None:
+    defined = 0
+    for text in filter(TONE_WORDS.search, documents):
+        defined += 1
+        for sentence in make_general.DEFINITIONS:
+            text = text.replace(sentence, "")
+        # Nothing else stands in such a document: no example that the word could name.
+        assert text.strip() == ""
+    assert 0 < defined < 0.02 * len(documents)
+
+
+def test_definitions_quote_no_remark_and_no_situation() -> None:
+    defined = " ".join(make_general.DEFINITIONS)
+    assert '"' not in defined
+    assert not [name for name in world.NAMES if name in defined.split()]
+    assert not [row["text"] for row in world.REMARKS if row["text"] in defined]
+
+
+def test_every_word_of_an_instruction_is_read_in_pretraining(
+    documents: list[str],
+) -> None:
+    seen: Counter[str] = Counter()
+    for text in documents[:30_000]:
+        seen.update(re.findall(r"\w+", text.casefold()))
+    joiners = [form.format(one="", two="") for form in make_instructions.TOGETHER]
+    wordings = [
+        re.sub(r"{\w+}", " ", wording)
+        for told in world.WORDINGS.values()
+        for wording in told["train"] + told["held"]
+    ]
+    words = set(re.findall(r"\w+", " ".join(wordings + joiners).casefold()))
+    assert {word: seen[word] for word in words if seen[word] < 20} == {}
+
+
+def test_held_out_documents_are_not_in_the_text(
+    documents: list[str], general: dict[str, list[dict]]
+) -> None:
+    held = {letters(row["text"]): row["text"] for row in general["heldout"]}
+    assert len(held) == len(general["heldout"]) == 1000
+    assert not [text for text in documents if letters(text) in held]
+
+
+def test_sample_is_the_beginning_of_the_text(
+    documents: list[str], general: dict[str, list[dict]]
+) -> None:
+    assert [row["text"] for row in general["sample"]] == documents[:300]

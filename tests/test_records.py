@@ -1,0 +1,66 @@
+"""Every number that README and cards show stands in a record, and records are whole."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+RECORDS = {
+    path.stem: json.loads(path.read_text(encoding="utf-8"))
+    for path in sorted((ROOT / "benchmarks" / "results").glob("*.json"))
+}
+MARKED = re.compile(r"<!-- from (\w+) -->")
+BLOCK = re.compile(r"<!-- from \w+ -->.*?<!-- /from -->", re.DOTALL)
+
+
+def test_there_are_records() -> None:
+    assert {"base", "flan", "instruction_tuning", "notebooks"} <= set(RECORDS)
+    assert {"speed_encoding", "speed_training", "speed_answers"} <= set(RECORDS)
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_a_record_says_how_where_and_when(name: str) -> None:
+    record = RECORDS[name]
+    for fact in ("rows", "command", "date", "hardware", "python", "versions"):
+        assert record[fact], fact
+    for row in record["rows"]:
+        assert "value" in row or "seconds" in row
+        if "low" in row:
+            assert row["low"] <= row["value"] <= row["high"]
+        if "per_seed" in row:
+            assert len(row["per_seed"]) == len(row["seeds"]) >= 5
+
+
+@pytest.mark.parametrize("name", ["flan", "instruction_tuning"])
+def test_a_tuning_record_belongs_to_the_shipped_base_and_data(name: str) -> None:
+    def sha256(*paths: Path) -> str:
+        digest = hashlib.sha256()
+        for path in paths:
+            digest.update(path.read_bytes())
+        return digest.hexdigest()
+
+    data = sorted((ROOT / "datasets" / "instructions").glob("*.jsonl"))
+    base = ROOT / "helpers" / "tiny_llama" / "model.safetensors"
+    assert RECORDS[name]["model_sha256"] == sha256(base)
+    assert RECORDS[name]["data_sha256"] == sha256(*data)
+
+
+def test_the_readmes_tables_are_what_the_records_say() -> None:
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    import figures
+
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert set(MARKED.findall(readme)) == set(figures.TABLES)
+    assert figures.filled(readme) == readme
+
+
+def test_no_percentage_stands_in_the_readme_outside_those_tables() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    prose = BLOCK.sub("", readme)
+    assert not re.findall(r"\d+(?:\.\d+)? ?%", prose)
