@@ -1,8 +1,8 @@
 """The pre-training text: prose about the small world.
 
-Each document belongs to one family. Retrieval stands before and after its question, each
-task's words occur in dialogue, and the polarity of situations and remarks is told in
-plain words. The words irony, sarcasm and literal occur in definitions only.
+Each document belongs to one family. Retrieval stands before and after its question,
+each task's words occur in dialogue, and the polarity of situations and remarks is told
+in plain words. The words irony, sarcasm and literal occur in definitions only.
 """
 
 from collections.abc import Callable, Iterator
@@ -109,8 +109,26 @@ def retold(rng: Random) -> str:
     return " ".join(parts)
 
 
+def facts(rng: Random) -> str:
+    """Facts alone: told again, or with many questions on who, what and where."""
+    if rng.random() < 0.5:
+        return retold(rng)
+    tasks = rng.choices(READING, k=10)
+    text, examples = world.draw_together(rng, tasks)
+    told = {}
+    for task, example in zip(tasks, examples, strict=True):
+        key = (task, str(example.slots))
+        told[key] = f"{ask(rng, task, example)} {reply(rng, task, example)}"
+    return " ".join([text, *told.values()])
+
+
 GOOD = (
-    ("glad", "{name} was glad.", "{name} felt glad about it.", "That made {name} glad."),
+    (
+        "glad",
+        "{name} was glad.",
+        "{name} felt glad about it.",
+        "That made {name} glad.",
+    ),
     ("happy", "{name} was happy.", "So {name} went home happy."),
     ("good", "It was a good day for {name}.", "That was good news.", "It went well."),
 )
@@ -184,7 +202,9 @@ def address(rng: Random) -> str:
     told = (
         rng.choice(["The words were about {other}.", "{speaker} spoke about {other}."])
         if row["aim"] == "person"
-        else rng.choice(["The words were about the day.", "It was about how things went."])
+        else rng.choice(
+            ["The words were about the day.", "It was about how things went."]
+        )
     ).format(speaker=speaker, other=other)
     return f"{say(rng, speaker, row['text'], other)} {told}"
 
@@ -207,7 +227,8 @@ def meant(rng: Random) -> str:
 DEFINITIONS = (
     "Irony: the words say the opposite of what fits.",
     "Irony is when the words say one thing and the speaker thinks the opposite.",
-    "An ironic remark says the opposite of what fits, and is about the way things went.",
+    "An ironic remark says the opposite of what fits, "
+    "and is about the way things went.",
     "Sarcasm is irony that aims at a person.",
     "A sarcastic remark is about a person, and says the opposite of what fits.",
     "Sarcasm: words about a person that say the opposite of what the speaker thinks.",
@@ -244,7 +265,9 @@ def kinds(rng: Random) -> str:
         )
     group = rng.choice(list(world.KINDS))
     some = rng.sample(WORLD[group], 3)
-    parts.append(f"{upper_first(joined(some))}: each is {world.NAMED_KIND[world.KINDS[group]]}.")
+    parts.append(
+        f"{upper_first(joined(some))}: each is {world.NAMED_KIND[world.KINDS[group]]}."
+    )
     rng.shuffle(parts)
     return " ".join(parts)
 

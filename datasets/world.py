@@ -226,7 +226,7 @@ def joined(words: list[str]) -> str:
     return ", ".join(words)
 
 
-# --- tasks: a family draws one text, a task asks one thing of it ------------------------
+# --- tasks: a family draws one text, a task asks one thing of it ----------------------
 
 
 @dataclass
@@ -269,14 +269,18 @@ def draw_talk(rng: Random) -> Talk:
     people = rng.sample(NAMES, 2 * count)
     says = rng.sample(WORLD["sayings"], count)
     turns = [(people[2 * i], people[2 * i + 1], says[i]) for i in range(count)]
-    return Talk(" ".join(f'{a} said to {b}: "{words}."' for a, b, words in turns), turns)
+    return Talk(
+        " ".join(f'{a} said to {b}: "{words}."' for a, b, words in turns), turns
+    )
 
 
 def draw_comparison(rng: Random) -> Comparison:
     """Draws two counts of two to nine; half of them equal in one case of three."""
     people = rng.sample(NAMES, 2)
     objects = plural(rng.choice(OBJECTS))
-    counts = [rng.randint(2, 9)] * 2 if rng.random() < 0.33 else rng.sample(range(2, 10), 2)
+    counts = (
+        [rng.randint(2, 9)] * 2 if rng.random() < 0.33 else rng.sample(range(2, 10), 2)
+    )
     told = dict(zip(people, counts, strict=True))
     parts = [
         f"{name} {rng.choice(WORLD['holds'])} {NUMBERS[count]} {objects}."
@@ -387,7 +391,9 @@ def all_about(rng: Random, scene: Scene, unknown: bool) -> Asked:
     if unknown:
         return UNKNOWN, {"name": absent(rng, NAMES, scene.people)}
     name = rng.choice(scene.people)
-    return " ".join(s for person, s in scene.sentences if person == name), {"name": name}
+    return " ".join(s for person, s in scene.sentences if person == name), {
+        "name": name
+    }
 
 
 def who_where(rng: Random, scene: Scene, unknown: bool) -> Asked:

@@ -2,7 +2,7 @@
 
     python notebooks/run.py             all of them, as HTML into build/
     python notebooks/run.py 05 08       those two
-    python notebooks/run.py --update    and store the outputs in the notebooks
+    python notebooks/run.py --update    and store the outputs, times and memory
     python notebooks/run.py --check     nbval: cells marked to repeat must repeat
 
 A notebook is replaced only by `--update`, only after it ran to its end, and by a
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import os
 import re
 import subprocess
@@ -446,6 +447,34 @@ def run(paths: Sequence[Path], *, output: Path, update: bool) -> list[Outcome]:
     return outcomes
 
 
+def promise(path: Path) -> str:
+    """Returns the sentence in bold that stands below a notebook's title."""
+    first = nbformat.read(path, as_version=4).cells[0].source
+    found = re.search(r"\*\*(.+?)\*\*", first, re.DOTALL)
+    return " ".join(found[1].split()) if found else ""
+
+
+def keep_record(outcomes: Sequence[Outcome], folder: Path) -> None:
+    """Stores what these runs took, beside the kept rows of the other notebooks."""
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    import records
+
+    kept = records.RESULTS / "notebooks.json"
+    rows = json.loads(kept.read_text("utf-8"))["rows"] if kept.exists() else []
+    by_name = {row["notebook"]: row for row in rows}
+    for outcome in outcomes:
+        name = f"{outcome.name}.ipynb"
+        by_name[name] = {
+            "notebook": name,
+            "question": promise(folder / name),
+            "seconds": round(outcome.seconds, 1),
+            "peak_megabytes": round(outcome.peak_bytes / 1e6),
+            "result": outcome.headline,
+        }
+    rows = [by_name[name] for name in sorted(by_name)]
+    records.write("notebooks", rows, command="python notebooks/run.py --update")
+
+
 def check(paths: Sequence[Path]) -> int:
     """Runs notebooks under nbval; returns its exit status.
 
@@ -484,6 +513,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     print(f"\n{table(outcomes)}\n\nHTML pages: {options.output}")
     failed = [outcome for outcome in outcomes if outcome.problem is not None]
+    if options.update and not failed and options.folder == FOLDER:
+        keep_record(outcomes, options.folder)
     for outcome in failed:
         print(f"failed: {outcome.name}.ipynb, {outcome.problem}")
     return 1 if failed else 0

@@ -80,7 +80,9 @@ def test_figures_on_the_card_are_measured(name: str) -> None:
         assert all(abs(int(a) - int(b)) <= slack for a, b in numbers), (told, found)
 
 
-@pytest.mark.parametrize("card", [DATASETS / "README.md", *CARDS], ids=str)
+@pytest.mark.parametrize(
+    "card", [DATASETS / "README.md", *CARDS], ids=lambda path: path.parent.name
+)
 def test_prose_holds_no_number_that_no_test_checks(card: Path) -> None:
     text = card.read_text(encoding="utf-8")
     for marks in (card_figures.MARKS, build.MARKS):
