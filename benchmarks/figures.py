@@ -9,7 +9,6 @@ written there comes from the record alone.
 from __future__ import annotations
 
 import json
-import re
 import sys
 from pathlib import Path
 
@@ -19,17 +18,11 @@ sys.path.insert(0, str(ROOT))
 from helpers import views  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
-SPLITS = ("new_rows", "new_wordings", "new_combinations", "held_out")
 
 
 def rows_of(name: str) -> list[dict]:
     """Returns a record's rows."""
     return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))["rows"]
-
-
-def percent(row: dict) -> str:
-    """Returns a row's value and interval in percent."""
-    return f"{row['value']:.1%} [{row['low']:.1%}, {row['high']:.1%}]".replace("%", "")
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
@@ -38,87 +31,70 @@ def table(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 
-def instruction_table() -> str:
-    """Returns exact match by technique and test, in percent with intervals."""
-    found: dict[str, dict[str, str]] = {}
-    for row in rows_of("instruction_tuning"):
-        if row["metric"] == "exact match":
-            found.setdefault(row["technique"], {})[row["split"]] = percent(row)
-    header = ["", *(split.replace("_", " ") for split in SPLITS)]
+def base_table() -> str:
+    """Returns what the shipped base can do, in percent with intervals."""
     return table(
-        header, [[name, *(by[s] for s in SPLITS)] for name, by in found.items()]
+        ["probe", "right, %", "95% interval"],
+        [
+            [
+                row["metric"].replace("_", " "),
+                f"{100 * row['value']:.1f}",
+                f"{100 * row['low']:.1f} to {100 * row['high']:.1f}",
+            ]
+            for row in rows_of("base")
+        ],
     )
 
 
 def notebooks_table() -> str:
     """Returns the table of notebooks with their measured time and memory."""
     return table(
-        ["notebook", "question it answers", "seconds", "peak MB"],
+        ["notebook", "what it shows", "seconds", "peak MB", "result"],
         [
             [
                 f"[{row['notebook'].removesuffix('.ipynb')}](notebooks/{row['notebook']})",
                 row["question"],
                 f"{row['seconds']:.0f}",
                 f"{row['peak_megabytes']:.0f}",
+                row["result"],
             ]
             for row in rows_of("notebooks")
         ],
     )
 
 
-def speed_table() -> str:
-    """Returns the pairs of the speed records."""
-    lines = []
-    for what in ("encoding", "training", "answers", "imports"):
-        for row in rows_of(f"speed_{what}"):
-            lines.append(
-                [
-                    row["what"].rstrip("."),
-                    f"{row['value']:,.1f} {row['metric']}",
-                    f"{row['times_ours']:.2f} [{row['times_ours_low']:.2f}, "
-                    f"{row['times_ours_high']:.2f}]",
-                    f"{row['peak_megabytes']:,.0f}",
-                ]
-            )
-    return table(["", "speed", "time, ours = 1 [min, max]", "peak MB"], lines)
-
-
 TABLES = {
-    "instruction_tuning": instruction_table,
+    "base": base_table,
     "notebooks": notebooks_table,
-    "speed": speed_table,
 }
 
 
 def filled(readme: str) -> str:
     """Returns the README's text with each marked table made anew."""
     for name, make in TABLES.items():
-        pattern = rf"(<!-- from {name} -->\n).*?(\n<!-- /from -->)"
-        readme = re.sub(
-            pattern, lambda m, t=make(): m[1] + t + m[2], readme, flags=re.DOTALL
-        )
+        opening, closing = f"<!-- from {name} -->\n", "\n<!-- /from -->"
+        before, _, rest = readme.partition(opening)
+        after = rest.partition(closing)[2]
+        readme = before + opening + make() + closing + after
     return readme
 
 
 def picture() -> None:
-    """Draws exact match of the full tuning and of the baselines."""
-    order = ("full tuning", "LoRA r 16", "majority answer", "untuned base")
-    rows = [row for row in rows_of("instruction_tuning") if row["metric"] == "exact match"]
-    bars = [
-        (
-            f"{row['technique']}, {row['split'].replace('_', ' ')}",
-            row["value"],
-            row["low"],
-            row["high"],
-        )
-        for technique in order
-        for row in rows
-        if row["technique"] == technique
-    ]
-    figure = views.interval_plot(
-        bars, x_label="exact match (%)", title="Instruction tuning a 2 M LLaMA"
+    """Draws the base's probes over its pre-training: where reading appears."""
+    record = json.loads((RESULTS / "base.json").read_text(encoding="utf-8"))
+    lines: dict[str, list[tuple[float, float]]] = {}
+    for point in record["log"]:
+        for name in ("copy", "where", "first", "remarks_unseen", "tone"):
+            if name in point["probes"]:
+                spot = (point["tokens"] / 1e6, 100 * point["probes"][name])
+                lines.setdefault(name.replace("_", " "), []).append(spot)
+    figure = views.learning_curve(
+        lines,
+        x_label="tokens of pre-training (millions)",
+        y_label="right answers (%)",
+        title="The shipped base learns to read",
     )
-    figure.savefig(RESULTS / "instruction_tuning.png", dpi=110, bbox_inches="tight")
+    figure.savefig(RESULTS / "base.png", dpi=110, bbox_inches="tight")
 
 
 if __name__ == "__main__":

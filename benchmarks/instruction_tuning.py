@@ -21,7 +21,12 @@ COMMAND = "python benchmarks/instruction_tuning.py"
 KEPT = records.ROOT / "build" / "instruction_tuning.json"
 SPLITS = ("new_rows", "new_wordings", "new_combinations", "held_out")
 RATES = {"LoRA r 16": 5e-3}
-VARIANTS = ("full tuning", "LoRA r 16", "end token not learnt", "user's turn learnt too")
+VARIANTS = (
+    "full tuning",
+    "LoRA r 16",
+    "end token not learnt",
+    "user's turn learnt too",
+)
 
 
 def with_lora(model):
@@ -94,9 +99,7 @@ def main() -> None:
         runs = []
         for seed in SEEDS:
             key = f"{variant} {seed}"
-            runs.append(
-                tuning.resumed(KEPT, key, lambda v=variant, s=seed: run(v, s))
-            )
+            runs.append(tuning.resumed(KEPT, key, lambda v=variant, s=seed: run(v, s)))
             print(f"instruction tuning: {variant}, seed {seed}: {runs[-1]}", flush=True)
         common = {"technique": variant, "rows": ROWS, "seeds": list(SEEDS)}
         common["trainable_parameters"] = runs[0]["trainable"]

@@ -31,7 +31,9 @@ def hardware() -> str:
     cpu = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
-        names = [li for li in info.read_text().splitlines() if li.startswith("model name")]
+        names = [
+            li for li in info.read_text().splitlines() if li.startswith("model name")
+        ]
         cpu = names[0].split(":")[1].strip() if names else cpu
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
     return f"{cpu}, {os.cpu_count()} cores{gpu}"

@@ -1,11 +1,11 @@
 """Speed and memory in pairs: ours against the obvious way, in one run.
 
     python benchmarks/speed.py                # all pairs
-    python benchmarks/speed.py encoding       # one of encoding, training, answers, imports
+    python benchmarks/speed.py encoding       # one of them
 
-Each pair runs in fresh processes, in turn (A B A B …); the record holds the medians, the
-ratio pair by pair with its spread, and each side's peak memory. What must be equal
-(ids and labels, loss, text) is compared in the same run, and a difference is an error.
+Each pair runs in fresh processes, in turn (A B A B …); the record holds the medians,
+the ratio pair by pair with its spread, and each side's peak memory. What must be equal
+(ids and labels, text) is compared in the same run, and a difference is an error.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def digest(value: object) -> str:
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
 
 
-# --- encoding: batches against SFTTrainer's own preparation -----------------------------
+# --- encoding: batches against SFTTrainer's own preparation ---------------------------
 
 
 def conversations(count: int) -> list[dict]:
@@ -67,9 +67,9 @@ def encoding_ours() -> dict:
 
 def encoding_peer() -> dict:
     """Lets SFTTrainer prepare the same rows, with assistant_only_loss."""
-    import datasets
     from trl import SFTTrainer
 
+    import datasets
     from helpers import models
 
     datasets.disable_caching()
@@ -91,7 +91,7 @@ def encoding_peer() -> dict:
     return {"seconds": seconds, "same": same, "units": ROWS}
 
 
-# --- training: notebook 05's settings, SFTTrainer's defaults, a bare loop ----------------
+# --- training: notebook 05's settings, SFTTrainer's defaults, a bare loop -------------
 
 
 def sft_config(**changes):
@@ -104,6 +104,8 @@ def sft_config(**changes):
         "disable_tqdm": True,
         "save_strategy": "no",
         "seed": 0,
+        "use_cpu": True,
+        "dataloader_pin_memory": False,
     }
     return SFTConfig(**(quiet | changes))
 
@@ -220,7 +222,7 @@ def trainer_batches(model, tokenizer, encoded) -> list[dict]:
     return [dict(batch) for batch in trainer.get_train_dataloader()]
 
 
-# --- answers: batches against one by one ------------------------------------------------
+# --- answers: batches against one by one ----------------------------------------------
 
 
 def answers(batch_size: int) -> dict:
@@ -250,7 +252,7 @@ def answers_peer() -> dict:
     return answers(1)
 
 
-# --- imports ----------------------------------------------------------------------------
+# --- imports --------------------------------------------------------------------------
 
 
 def imports_ours() -> dict:
@@ -271,7 +273,7 @@ def imports_peer() -> dict:
     return {"seconds": time.perf_counter() - began, "units": 1}
 
 
-# --- pairs ------------------------------------------------------------------------------
+# --- pairs ----------------------------------------------------------------------------
 
 PAIRED: dict[str, tuple[str, list[Callable[[], dict]]]] = {
     "encoding": ("rows", [encoding_ours, encoding_peer]),
@@ -306,14 +308,18 @@ def measure(what: str) -> list[dict]:
             runs[side.__name__].append(fresh(side))
             last = runs[side.__name__][-1]
             print(f"{what} {number + 1}/{PAIRS} {side.__name__:15s} {last}", flush=True)
-    if len({run["same"] for all_ in runs.values() for run in all_ if "same" in run}) > 1:
+    if (
+        len({run["same"] for all_ in runs.values() for run in all_ if "same" in run})
+        > 1
+    ):
         raise SystemExit(f"{what}: the two sides do not give the same output.")
     ours = runs[sides[0].__name__]
     rows = []
     for side in sides:
         found = runs[side.__name__]
         ratios = [
-            them["seconds"] / us["seconds"] for us, them in zip(ours, found, strict=True)
+            them["seconds"] / us["seconds"]
+            for us, them in zip(ours, found, strict=True)
         ]
         row = {
             "technique": side.__name__,
@@ -329,7 +335,9 @@ def measure(what: str) -> list[dict]:
         }
         if "loss" in found[0]:
             row["loss"] = statistics.median(r["loss"] for r in found)
-        rows.append({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()})
+        rows.append(
+            {k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()}
+        )
     return rows
 
 

@@ -37,6 +37,7 @@ def encode(rows: Sequence[dict], tokenizer, *, loss_on: str = "answers"):
 
 def train(model, tokenizer, encoded, *, seed: int, rate: float, epochs: float = 1):
     """Trains as notebook 05 does and returns the trainer."""
+    import torch
     from transformers import set_seed
     from trl import SFTConfig, SFTTrainer
 
@@ -51,6 +52,8 @@ def train(model, tokenizer, encoded, *, seed: int, rate: float, epochs: float = 
             lr_scheduler_type="cosine",
             warmup_steps=0.05,
             bf16=True,
+            use_cpu=not torch.cuda.is_available(),
+            dataloader_pin_memory=torch.cuda.is_available(),
             activation_checkpointing=False,
             train_sampling_strategy="group_by_length",
             max_length=None,

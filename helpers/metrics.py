@@ -104,7 +104,7 @@ def rouge_l(
             a reference holds no letter a-z and no digit.
 
     Source: Lin 2004, "ROUGE: A Package for Automatic Evaluation of Summaries",
-    section 3; https://pypi.org/project/rouge-score/0.1.2/
+    section 3; the package rouge-score 0.1.2.
 
     >>> rouge_l(["the cat sat"], ["the cat lay"])
     [0.6666666666666666]

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -61,7 +60,8 @@ def test_killed_and_resumed_it_draws_the_identical_curve(whole, tmp_path) -> Non
     assert "copy    20" not in said  # it did not start anew
     assert log_of(work) == log_of(whole[0])
     ours, theirs = (
-        (folder / "model.safetensors").read_bytes() for folder in (tmp_path / "out", whole[1])
+        (folder / "model.safetensors").read_bytes()
+        for folder in (tmp_path / "out", whole[1])
     )
     assert ours == theirs
 
@@ -94,7 +94,10 @@ def test_what_it_writes_is_a_model_that_loads_and_a_card(whole) -> None:
     from helpers import encoding, models
 
     model, tokenizer = models.load(whole[1])
-    messages = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yo"}]
+    messages = [
+        {"role": "user", "content": "hi"},
+        {"role": "assistant", "content": "yo"},
+    ]
     encoded = encoding.encode([{"messages": messages}], tokenizer)
     learnt = [label for label in encoded.labels[0] if label != -100]
     assert learnt[-1] == tokenizer.eos_token_id == model.generation_config.eos_token_id

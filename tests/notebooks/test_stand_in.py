@@ -36,7 +36,7 @@ def test_notebook_05_runs_on_a_stand_in(
         [sys.executable, str(script)],
         cwd=NOTEBOOK.parent,
         env=os.environ
-        | {"MODEL": str(tmp_path / "model"), "ROWS": "64", "PYTHONPATH": str(ROOT)},
+        | {"MODEL": str(tmp_path / "model"), "ROWS": "640", "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         timeout=900,
