@@ -53,7 +53,7 @@ def notebooks_table() -> str:
         [
             [
                 f"[{row['notebook'].removesuffix('.ipynb')}](notebooks/{row['notebook']})",
-                row["question"],
+                row["question"].replace("|", "\\|"),
                 f"{row['seconds']:.0f}",
                 f"{row['peak_megabytes']:.0f}",
                 row["result"],
@@ -72,10 +72,10 @@ TABLES = {
 def filled(readme: str) -> str:
     """Returns the README's text with each marked table made anew."""
     for name, make in TABLES.items():
-        opening, closing = f"<!-- from {name} -->\n", "\n<!-- /from -->"
+        opening, closing = f"<!-- from {name} -->\n", "<!-- /from -->"
         before, _, rest = readme.partition(opening)
         after = rest.partition(closing)[2]
-        readme = before + opening + make() + closing + after
+        readme = before + opening + make() + "\n" + closing + after
     return readme
 
 
