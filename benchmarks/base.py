@@ -1,12 +1,13 @@
 """Makes the shipped base model: `make base`.
 
-A tokenizer, then pre-training from scratch in stages. Two layers learn, in an alphabet
-of some 200 tokens, to *copy* a sequence that repeats; to *bind*, that is to find what
-goes with what over a gap; and to read *facts* with questions on them. Then layers are
-added whose output is zero, so that nothing changes at first, and the model goes on with
-facts and at last *reads* all the world's prose, with some of the exercises among it.
-Probes are measured while it trains. Killed and started again, it goes on from its last
-checkpoint with the identical curve.
+A tokenizer, then pre-training from scratch in stages. Two layers learn exercises in
+random tokens: to *copy* a sequence that repeats, by attention alone; to *bind*, that is
+to find what goes with what over a gap; and, in a *drill*, both of these and to say a
+list backwards. Each step draws other tokens and its softmax runs over these alone, so
+that what is learnt holds for any token. Then layers are added whose output is zero, so
+that nothing changes at first, and the model *reads* the world's prose, with fewer and
+fewer exercises among it. Probes are measured while it trains. Killed and started
+again, it goes on from its last checkpoint with the identical curve.
 
     python benchmarks/base.py                    # the shipped base
     python benchmarks/base.py --tiny --out DIR   # half a minute's miniature, for tests
@@ -61,27 +62,26 @@ class Recipe:
     seed: int = 7
     vocabulary: int = 2048
     width: int = 128
-    inner: int = 512
+    inner: int = 1024
     heads: int = 4
     key_heads: int = 4
     first_layers: int = 2
-    layers: int = 7
+    layers: int = 4
     context: int = 512
-    documents: int = 400_000
+    documents: int = 300_000
+    words: int = 300  # tokens that a step of exercises is written with
+    fillers: int = 22
     copy_rows: int = 32
     copy_length: int = 64
     copy_steps: int = 1500  # at most; the probe ends the stage
     copy_goal: float = 0.93
     bind_steps: int = 900  # at most
-    bind_goal: float = 0.85
-    facts_documents: int = 40_000
-    facts_steps: int = 1000  # with the first layers
-    deep_steps: int = 300  # and again with all of them
-    facts_goal: float = 0.96
+    bind_goal: float = 0.9
+    drill_steps: int = 1500
     early_rate: float = 3e-3
     rows: int = 8
     length: int = 256
-    read_steps: int = 2400
+    read_steps: int = 6500
     read_rate: float = 2e-3
     early_probe_every: int = 50
     probe_every: int = 500
@@ -99,9 +99,7 @@ TINY = Recipe(
     copy_steps=40,
     copy_length=32,
     bind_steps=40,
-    facts_documents=500,
-    facts_steps=40,
-    deep_steps=40,
+    drill_steps=40,
     read_steps=120,
     rows=4,
     length=128,
@@ -177,47 +175,82 @@ def prepare(
     return tokenizer, np.load(kept), (work / "text.sha256").read_text()
 
 
-def alphabet(tokenizer: PreTrainedTokenizerFast) -> np.ndarray:
-    """Returns the ids that facts and their questions are written with, some 200.
+@dataclass(frozen=True)
+class Exercises:
+    """Rows of random tokens from which reading's skills are learnt.
 
-    The early stages use these tokens alone, in rows and in the softmax: with the whole
-    vocabulary in it, most of the gradient pushed unused tokens down and copying from
-    context did not appear (see the card).
+    Attributes:
+        stop: the token that ends a sentence.
+        fillers: the most frequent other tokens; what stands between two that belong
+            together, as "sits in the" does.
+        pool: all tokens that a row may be about.
     """
-    rng = Random("alphabet")
-    texts = [make_general.facts(rng) for _ in range(2000)]
-    ids = np.unique(np.concatenate(tokenizer(texts)["input_ids"]))
-    return ids[ids >= len(SPECIAL)]
+
+    stop: int
+    fillers: np.ndarray
+    pool: np.ndarray
+
+    def draw(self, rng: np.random.Generator, count: int) -> np.ndarray:
+        """Draws the tokens of one step."""
+        return rng.choice(self.pool, min(count, len(self.pool)), replace=False)
+
+    def gap(self, rng: np.random.Generator) -> np.ndarray:
+        """Draws up to three fillers."""
+        return rng.choice(self.fillers, rng.integers(0, 4))
+
+    def copied(
+        self, rng: np.random.Generator, length: int, words: np.ndarray
+    ) -> np.ndarray:
+        """Returns a sequence of 6 to 30 tokens, repeated until the row is full."""
+        part = rng.choice(words, rng.integers(6, 31))
+        return np.tile(part, math.ceil(length / len(part)))[:length]
+
+    def bound(
+        self, rng: np.random.Generator, length: int, words: np.ndarray
+    ) -> np.ndarray:
+        """Returns pairs of tokens over gaps, told again in other orders.
+
+        Which token goes with which must be found in the row: what "Mira sits in the
+        kitchen" asks of a reader.
+        """
+        row: list[int] = []
+        while len(row) < length:
+            pairs = rng.choice(words, (rng.integers(3, 7), 2), replace=False)
+            for _ in range(rng.integers(3, 6)):
+                for one, two in rng.permutation(pairs):
+                    row += [one, *self.gap(rng), two, self.stop]
+        return np.array(row[:length])
+
+    def turned(
+        self, rng: np.random.Generator, length: int, words: np.ndarray
+    ) -> np.ndarray:
+        """Returns lists of 3 to 8 tokens, each said again from its end to its start."""
+        row, between = [], [self.fillers[0]] * rng.integers(0, 2)
+        while len(row) < length:
+            listed = rng.choice(words, rng.integers(3, 9), replace=False)
+            for order in (listed, listed[::-1]):
+                for word in order:
+                    row += [word, *between]
+                row.append(self.stop)
+        return np.array(row[:length])
+
+    def any(
+        self, rng: np.random.Generator, length: int, words: np.ndarray
+    ) -> np.ndarray:
+        """Returns a row of one of the three exercises."""
+        row = (self.copied, self.turned, self.bound)[rng.choice(3, p=[0.2, 0.4, 0.4])]
+        return row(rng, length, words)
 
 
-def repeated_row(
-    rng: np.random.Generator, length: int, words: np.ndarray
-) -> np.ndarray:
-    """Returns a random sequence of 6 to 30 tokens, repeated until the row is full."""
-    part = rng.choice(words, rng.integers(6, 31))
-    return np.tile(part, math.ceil(length / len(part)))[:length]
-
-
-def bound_row(
-    rng: np.random.Generator, length: int, words: np.ndarray, stop: int, turned: float
-) -> np.ndarray:
-    """Returns pairs of tokens with filler between them, told again in other orders.
-
-    Which token goes with which must be found in the row over a gap of up to three
-    fillers: what "Mira sits in the kitchen" asks of a reader. `turned` is the share of
-    pairs told again backwards.
-    """
-    filler, pool = words[:22], words[22:]
-    row: list[int] = []
-    while len(row) < length:
-        count = rng.integers(3, 7)
-        pairs = rng.choice(pool, (count, 2), replace=False)
-        for again in range(rng.integers(3, 6)):
-            for one, two in rng.permutation(pairs):
-                if again and rng.random() < turned:
-                    one, two = two, one
-                row += [one, *rng.choice(filler, rng.integers(0, 4)), two, stop]
-    return np.array(row[:length])
+def make_exercises(
+    tokenizer: PreTrainedTokenizerFast, stream: np.ndarray, recipe: Recipe
+) -> Exercises:
+    """Returns the exercises over a tokenizer's vocabulary."""
+    stop = tokenizer(".", add_special_tokens=False)["input_ids"][-1]
+    counts = np.bincount(stream, minlength=recipe.vocabulary)
+    counts[[*range(len(SPECIAL)), stop]] = -1
+    order = np.argsort(-counts, kind="stable")[: -len(SPECIAL) - 1]
+    return Exercises(stop, order[: recipe.fillers], np.sort(order[recipe.fillers :]))
 
 
 def document_mask(ids: torch.Tensor) -> torch.Tensor:
@@ -262,24 +295,6 @@ def grow(model: LlamaForCausalLM, recipe: Recipe) -> LlamaForCausalLM:
             layer.self_attn.o_proj.weight.zero_()
             layer.mlp.down_proj.weight.zero_()
     return grown
-
-
-def admit(model: LlamaForCausalLM, words: np.ndarray) -> None:
-    """Gives all other tokens embeddings of the same mean and spread as `words` have.
-
-    What was learnt to do with any token of the alphabet is then done with any token.
-    """
-    with torch.no_grad():
-        embedded = model.model.embed_tokens.weight
-        known = embedded[torch.from_numpy(words)]
-        mean, spread = known.mean(0), known.std(0)
-        others = torch.ones(len(embedded), dtype=torch.bool)
-        others[words] = False
-        others[: len(SPECIAL)] = False
-        drawn = torch.randn(
-            int(others.sum()), len(mean), generator=torch.Generator().manual_seed(1)
-        )
-        embedded[others] = mean + spread * drawn.to(embedded.device)
 
 
 def rate(step: int, steps: int, peak: float, *, warm: int = 100) -> float:
@@ -406,38 +421,69 @@ def prefers(model: LlamaForCausalLM, tokenizer, rows: list[tuple]) -> float:
 
 
 @torch.no_grad()
-def copies(model: LlamaForCausalLM, words: np.ndarray) -> float:
+def copies(model: LlamaForCausalLM, exercises: Exercises) -> float:
     """Returns the share of tokens copied right once a sequence has been seen whole."""
     rng = np.random.default_rng(3)
-    rows = np.stack([repeated_row(rng, 64, words) for _ in range(40)])
-    ids = torch.from_numpy(rows).to(model.device)
+    rows = [exercises.copied(rng, 64, exercises.pool) for _ in range(COPY_ROWS)]
+    ids = torch.from_numpy(np.stack(rows)).to(model.device)
     best = model(ids).logits.argmax(-1)
     return (best[:, 30:-1] == ids[:, 31:]).float().mean().item()
 
 
 @torch.no_grad()
-def binds(
-    model: LlamaForCausalLM, words: np.ndarray, stop: int, *, back: bool
-) -> float:
-    """Returns how often, of five pairs, the asked token's partner is likeliest.
-
-    Chance is 20%. `back` asks with the second token of a pair for the first.
-    """
+def binds(model: LlamaForCausalLM, exercises: Exercises) -> float:
+    """Returns how often an asked token's partner, one of five told, is likeliest."""
     rng, right = np.random.default_rng(3), 0
-    filler, pool = words[:22], words[22:]
-    for _ in range(60):
-        pairs = rng.choice(pool, (5, 2), replace=False)
-        row = [[one, *rng.choice(filler, 2), two, stop] for one, two in pairs]
-        asked = rng.integers(5)
-        ids = [*np.concatenate(row), pairs[asked, int(back)], *rng.choice(filler, 2)]
-        logits = model(torch.tensor([ids]).to(model.device)).logits[0, -1].cpu()
-        right += int(logits[pairs[:, 1 - int(back)]].argmax()) == int(asked)
-    return right / 60
+    for _ in range(BIND_ROWS):
+        pairs = rng.choice(exercises.pool, (5, 2), replace=False)
+        row: list[int] = []
+        for one, two in pairs:
+            row += [one, *rng.choice(exercises.fillers, 2), two, exercises.stop]
+        asked, answer = pairs[rng.integers(5)]
+        row += [asked, *rng.choice(exercises.fillers, 2)]
+        logits = model(torch.tensor([row]).to(model.device)).logits[0, -1]
+        right += int(logits.argmax()) == int(answer)
+    return right / BIND_ROWS
 
 
-def probe(model: LlamaForCausalLM, recipe: Recipe, tokenizer, count: int) -> dict:
+@torch.no_grad()
+def turns(model: LlamaForCausalLM, exercises: Exercises) -> float:
+    """Returns the share of tokens said right when a list of six is said backwards."""
+    rng = np.random.default_rng(3)
+    rows = []
+    for _ in range(TURN_ROWS):
+        listed = rng.choice(exercises.pool, 6, replace=False)
+        comma = np.full(6, exercises.fillers[0])
+        said = [np.stack([part, comma], 1).ravel() for part in (listed, listed[::-1])]
+        rows.append(np.concatenate([said[0], [exercises.stop], said[1]]))
+    ids = torch.from_numpy(np.stack(rows)).to(model.device)
+    best = model(ids).logits.argmax(-1)
+    # the first of the reversed list is at 13; each other one follows a comma
+    return (best[:, 14:24:2] == ids[:, 15:25:2]).float().mean().item()
+
+
+COPY_ROWS, BIND_ROWS, TURN_ROWS = 40, 100, 60
+SIZES = {"copy": COPY_ROWS * 33, "bind": BIND_ROWS, "backwards": TURN_ROWS * 5}
+
+
+def drilled(model: LlamaForCausalLM, exercises: Exercises) -> dict[str, float]:
+    """Returns the share of right tokens in each exercise, over all the vocabulary."""
+    return {
+        "copy": copies(model, exercises),
+        "bind": binds(model, exercises),
+        "backwards": turns(model, exercises),
+    }
+
+
+def probe(
+    model: LlamaForCausalLM,
+    recipe: Recipe,
+    tokenizer,
+    exercises: Exercises,
+    count: int,
+) -> dict:
     """Returns every probe's share of right answers on text that no document holds."""
-    found = {"copy": copies(model, np.arange(len(SPECIAL), recipe.vocabulary))}
+    found = drilled(model, exercises)
     for task in REPLY:
         found[task] = continues(model, tokenizer, cloze(task, count, seed=recipe.seed))
     for lexicon in ("SITUATIONS", "REMARKS"):
@@ -462,18 +508,27 @@ class Run:
         self.tokenizer, self.stream, self.text_hash = prepare(recipe, work)
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.stage, self.step, self.seconds, self.tokens = "copy", 0, 0.0, 0
-        self.words = alphabet(self.tokenizer)
-        self.stop = self.tokenizer(".", add_special_tokens=False)["input_ids"][-1]
+        self.exercises = make_exercises(self.tokenizer, self.stream, recipe)
         self.log: list[dict] = []
         self.model = new_model(recipe, layers=recipe.first_layers).to(self.device)
+        with torch.no_grad():
+            for layer in self.model.model.layers:
+                layer.mlp.down_proj.weight.zero_()
         self.optimizer = self.new_optimizer()
         if (work / "state.pt").exists():
             self.resume()
 
     def new_optimizer(self) -> torch.optim.Optimizer:
-        """Returns AdamW; embeddings and norms do not decay."""
-        decayed = [p for n, p in self.model.named_parameters() if "proj" in n]
-        others = [p for n, p in self.model.named_parameters() if "proj" not in n]
+        """Returns AdamW; embeddings and norms do not decay.
+
+        Copying is learnt by attention alone: twice as fast, whatever the MLPs' size.
+        """
+        self.model.requires_grad_(True)
+        for layer in self.model.model.layers:
+            layer.mlp.requires_grad_(self.stage != "copy")
+        trained = [(n, p) for n, p in self.model.named_parameters() if p.requires_grad]
+        decayed = [p for n, p in trained if "proj" in n]
+        others = [p for n, p in trained if "proj" not in n]
         groups = [{"params": decayed, "weight_decay": 0.02}]
         groups += [{"params": others, "weight_decay": 0.0}]
         return torch.optim.AdamW(groups, lr=1e-3)
@@ -508,19 +563,23 @@ class Run:
         self.optimizer = self.new_optimizer()
         self.optimizer.load_state_dict(state["optimizer"])
 
-    def train_step(self, ids: torch.Tensor, *, early: bool) -> float:
-        """Takes one optimiser step and returns the loss in nats per token."""
+    def train_step(self, ids: torch.Tensor, *, within: bool) -> float:
+        """Takes one optimiser step and returns the loss in nats per token.
+
+        `within` runs the softmax over the batch's own tokens alone: over all of them,
+        most of the gradient pushes unused tokens down and copying does not appear.
+        """
         mask = document_mask(ids).to(self.device)
         ids = ids.to(self.device)
         with torch.autocast(self.device, dtype=torch.bfloat16):
-            logits = self.model(ids, attention_mask=mask).logits[:, :-1].float()
-        if early:  # a softmax over the alphabet alone
-            outside = torch.ones(logits.shape[-1], dtype=torch.bool)
-            outside[self.words] = False
-            outside[EOS] = False
-            logits = logits.masked_fill(outside.to(self.device), -1e4)
+            hidden = self.model.model(ids, attention_mask=mask).last_hidden_state
+        weights, labels = self.model.lm_head.weight, ids
+        if within:
+            tokens, labels = torch.unique(ids, return_inverse=True)
+            weights = weights[tokens]
+        logits = hidden[:, :-1].float() @ weights.T
         # the first token of the next document does not follow from this one
-        labels = ids[:, 1:].masked_fill(ids[:, 1:] == BOS, -100)
+        labels = labels[:, 1:].masked_fill(ids[:, 1:] == BOS, -100)
         loss = cross_entropy(logits.flatten(0, 1), labels.flatten())
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
@@ -551,7 +610,7 @@ class Run:
             for group in self.optimizer.param_groups:
                 group["lr"] = learning_rate(self.step)
             ids = torch.from_numpy(np.stack(batch(self.step)))
-            losses.append(self.train_step(ids, early=self.stage != "read"))
+            losses.append(self.train_step(ids, within=self.stage != "read"))
             self.step += 1
             self.tokens += ids.numel()
             self.seconds += time.perf_counter() - began
@@ -570,152 +629,90 @@ class Run:
         """Returns the rate of the early stages: warm-up, then constant."""
         return self.recipe.early_rate * min(1.0, (step + 1) / 50)
 
-    def copy_stage(self) -> None:
-        """Two layers learn to go on with a sequence that repeats."""
-        recipe = self.recipe
+    def early_stage(self, steps: int, rows: int, length: int, exercise, done) -> None:
+        """Two layers learn exercises; each step is written with other tokens."""
+        recipe, number = self.recipe, len(self.stage)
 
         def batch(step: int) -> list[np.ndarray]:
-            rng = np.random.default_rng([recipe.seed, 1, step])
-            return [
-                repeated_row(rng, recipe.copy_length, self.words)
-                for _ in range(recipe.copy_rows)
-            ]
-
-        self.run_stage(
-            recipe.copy_steps,
-            batch,
-            self.early_rate,
-            recipe.early_probe_every,
-            lambda: {"copy": copies(self.model, self.words)},
-            lambda found: found["copy"] >= recipe.copy_goal,
-        )
-
-    def bind_stage(self) -> None:
-        """They learn to find what goes with what, over a gap, and go on copying.
-
-        Forwards only: both ways from the start did not get there in 1,250 steps.
-        """
-        recipe = self.recipe
-
-        def batch(step: int) -> list[np.ndarray]:
-            rng = np.random.default_rng([recipe.seed, 2, step])
-            return [self.exercise(rng, 0.15, 0.0) for _ in range(recipe.rows)]
-
-        def probes() -> dict[str, float]:
-            bound = {
-                f"bind {'back' if back else 'on'}": binds(
-                    self.model, self.words, self.stop, back=back
-                )
-                for back in (False, True)
-            }
-            return {"copy": copies(self.model, self.words)} | bound
-
-        self.run_stage(
-            recipe.bind_steps,
-            batch,
-            self.early_rate,
-            recipe.early_probe_every,
-            probes,
-            lambda found: found["bind on"] >= recipe.bind_goal,
-        )
-
-    def exercise(
-        self, rng: np.random.Generator, copied: float, turned: float
-    ) -> np.ndarray:
-        """Returns a row to copy, or one in which to find what goes with what."""
-        if rng.random() < copied:
-            return repeated_row(rng, self.recipe.length, self.words)
-        return bound_row(rng, self.recipe.length, self.words, self.stop, turned)
-
-    def facts_stage(self) -> None:
-        """They read facts and answers, still in the small alphabet."""
-        recipe = self.recipe
-        steps = recipe.facts_steps if self.stage == "facts" else recipe.deep_steps
-        rng = Random(f"facts {recipe.seed}")
-        texts = [make_general.facts(rng) for _ in range(recipe.facts_documents)]
-        stream = tokenize(texts, self.tokenizer)
-
-        def row(rng: np.random.Generator, step: int) -> np.ndarray:
-            if rng.random() < max(0.3, 0.7 - step / 1000):
-                return self.exercise(rng, 0.25, 0.3)
-            start = rng.integers(0, len(stream) - recipe.length)
-            return stream[start : start + recipe.length].astype(np.int64)
-
-        def batch(step: int) -> list[np.ndarray]:
-            rng = np.random.default_rng([recipe.seed, len(self.stage), step])
-            return [row(rng, step) for _ in range(recipe.rows)]
-
-        def probes() -> dict[str, float]:
-            found = {"copy": copies(self.model, self.words)}
-            found["bind on"] = binds(self.model, self.words, self.stop, back=False)
-            for task in make_general.READING:
-                pairs = cloze(task, 50, seed=recipe.seed)
-                found[task] = continues(self.model, self.tokenizer, pairs)
-            return found
+            rng = np.random.default_rng([recipe.seed, number, step])
+            words = self.exercises.draw(rng, recipe.words)
+            return [exercise(rng, length, words) for _ in range(rows)]
 
         self.run_stage(
             steps,
             batch,
-            lambda step: recipe.read_rate * min(1.0, (step + 1) / 200),
-            2 * recipe.early_probe_every,
-            probes,
-            lambda found: (
-                min(found[t] for t in make_general.READING) > recipe.facts_goal
-            ),
+            self.early_rate,
+            recipe.early_probe_every,
+            lambda: drilled(self.model, self.exercises),
+            done,
         )
 
     def read_stage(self) -> None:
-        """The grown model reads the world's prose, the exercises fading to a fifth."""
+        """The grown model reads the world's prose, the exercises fading away."""
         recipe, stream = self.recipe, self.stream
-        everything = np.arange(len(SPECIAL), recipe.vocabulary)
-
-        def row(rng: np.random.Generator, step: int) -> np.ndarray:
-            drawn = rng.random()
-            if drawn < 0.05:
-                return repeated_row(rng, recipe.length, everything)
-            if drawn < max(0.2, 0.6 - step / 1000):
-                return self.exercise(rng, 0.4, 0.3)
-            start = rng.integers(0, len(stream) - recipe.length)
-            return stream[start : start + recipe.length].astype(np.int64)
 
         def batch(step: int) -> list[np.ndarray]:
-            rng = np.random.default_rng([recipe.seed, 3, step])
-            return [row(rng, step) for _ in range(recipe.rows)]
+            rng = np.random.default_rng([recipe.seed, 1, step])
+            words = self.exercises.draw(rng, recipe.words)
+            share = max(0.12, 0.6 - step / 1000)
+            rows = []
+            for _ in range(recipe.rows):
+                if rng.random() < share:
+                    rows.append(self.exercises.any(rng, recipe.length, words))
+                else:
+                    start = rng.integers(0, len(stream) - recipe.length)
+                    part = stream[start : start + recipe.length]
+                    rows.append(part.astype(np.int64))
+            return rows
 
         self.run_stage(
             recipe.read_steps,
             batch,
-            lambda step: rate(step, recipe.read_steps, recipe.read_rate, warm=200),
+            lambda step: rate(step, recipe.read_steps, recipe.read_rate),
             recipe.probe_every,
-            lambda: probe(self.model, recipe, self.tokenizer, 50),
+            lambda: probe(self.model, recipe, self.tokenizer, self.exercises, PROBED),
             lambda found: False,
         )
 
     def next_stage(self, stage: str) -> None:
         """Goes on to a stage with a fresh optimiser."""
-        self.optimizer = self.new_optimizer()
         self.stage, self.step = stage, 0
+        self.optimizer = self.new_optimizer()
         self.save()
 
     def all_stages(self) -> None:
-        """Runs what is left of the five stages."""
+        """Runs what is left of the four stages."""
+        recipe, exercises = self.recipe, self.exercises
+        usual = (recipe.rows, recipe.length)
         if self.stage == "copy":
-            self.copy_stage()
+            self.early_stage(
+                recipe.copy_steps,
+                recipe.copy_rows,
+                recipe.copy_length,
+                exercises.copied,
+                lambda found: found["copy"] >= recipe.copy_goal,
+            )
             self.next_stage("bind")
         if self.stage == "bind":
-            self.bind_stage()
-            self.next_stage("facts")
-        if self.stage == "facts":
-            self.facts_stage()
-            self.model = grow(self.model, self.recipe).to(self.device)
-            self.next_stage("deep facts")
-        if self.stage == "deep facts":
-            self.facts_stage()
-            admit(self.model, self.words)
+            # forgets copying for a while; with copies among it, it takes far longer
+            self.early_stage(
+                recipe.bind_steps,
+                *usual,
+                exercises.bound,
+                lambda found: found["bind"] >= recipe.bind_goal,
+            )
+            self.next_stage("drill")
+        if self.stage == "drill":
+            self.early_stage(
+                recipe.drill_steps, *usual, exercises.any, lambda found: False
+            )
+            self.model = grow(self.model, recipe).to(self.device)
             self.next_stage("read")
         self.read_stage()
         self.save()
 
+
+PROBED = 50  # rows a probe while it trains
 
 CARD = ROOT / "benchmarks" / "base_card.md"
 
@@ -737,8 +734,8 @@ def export(run: Run, out: Path, count: int) -> None:
     model.save_pretrained(out)
     run.tokenizer.save_pretrained(out)
     recipe = run.recipe
-    found = probe(model, replace(recipe, seed=11), run.tokenizer, count)
-    sizes = {"copy": 40 * 33, "tone": 3 * count}
+    found = probe(model, replace(recipe, seed=11), run.tokenizer, run.exercises, count)
+    sizes = SIZES | {"tone": 3 * count}
     rows = []
     for name, value in found.items():
         n = sizes.get(name, 2 * count if "_" in name and name not in REPLY else count)
@@ -755,7 +752,8 @@ def export(run: Run, out: Path, count: int) -> None:
     shown = [
         "copy",
         "where",
-        "colour",
+        "who_has",
+        "first",
         "reverse",
         "count_items",
         "situations_unseen",

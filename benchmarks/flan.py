@@ -33,7 +33,7 @@ def draw_rows(tasks: list[str], count: int, seed: int, taken: set[str]) -> list[
     while len(rows) < count:
         task = tasks[len(rows) % len(tasks)]
         row = make_instructions.single(rng, task, "train", lexicon="train")
-        if (row["input"] or row["instruction"]) not in taken:
+        if make_instructions.told(row) not in taken:
             rows.append(row)
     return rows
 
@@ -43,7 +43,7 @@ def run(size: int, seed: int) -> dict[str, float]:
     order = tuning.shuffled(make_instructions.TRAINED, seed)
     tasks = order[:size]
     wordings, held = tuning.read("new_wordings"), tuning.read("held_out")
-    taken = {row["input"] or row["instruction"] for row in wordings + held}
+    taken = {make_instructions.told(row) for row in wordings + held}
     model, tokenizer = models.load()
     rows = draw_rows(tasks, ROWS, seed, taken)
     encoded = tuning.encode(rows, tokenizer)

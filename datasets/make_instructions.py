@@ -5,6 +5,7 @@ The test sets change one thing each: new rows, new wordings, pairs of instructio
 seen together, and the tasks of two clusters that no training row comes from.
 """
 
+import re
 from itertools import permutations
 from random import Random
 
@@ -102,24 +103,32 @@ def draw(rng: Random, split: str, number: int) -> dict:
     return single(rng, task, wordings, lexicon=lexicon)
 
 
+def told(row: dict) -> str:
+    """Returns what a row is about: its text, or its question, without the names."""
+    return NAMED.sub("-", row["input"] or row["instruction"])
+
+
+NAMED = re.compile(r"\b(?:" + "|".join(world.NAMES) + r")\b")
+
+
 def splits() -> dict[str, list[dict]]:
     """Returns every split; no row of one has the text or the question of another.
 
-    The tests are drawn first and the training rows keep clear of their texts, so that
-    a test asks about a text that training never showed. `kind_of` has no text: there
-    a word is asked for in other wordings.
+    The tests are drawn first and the training rows keep clear of their texts, told of
+    whomever, so that a test asks about a text that training never showed. `kind_of`
+    has no text: there a word is asked for in other wordings.
     """
     found, taken = {}, set()
     for split, count in {**TEST_ROWS, "train": TRAIN_ROWS}.items():
         rng, rows, own = Random(f"instructions {split}"), [], set()
         while len(rows) < count:
             row = draw(rng, split, len(rows))
-            text = row["input"] or row["instruction"]
-            if text in taken or (row["instruction"], text) in own:
+            asked = (row["instruction"], row["input"])
+            if told(row) in taken or asked in own:
                 continue
-            own.add((row["instruction"], text))
+            own.add(asked)
             rows.append(row)
-        taken |= {row["input"] or row["instruction"] for row in rows}
+        taken |= {told(row) for row in rows}
         rng.shuffle(rows)
         found[split] = rows
     return {"train": found.pop("train"), **found}

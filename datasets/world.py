@@ -7,6 +7,7 @@ speak about the same world and never share a question.
 """
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import product
@@ -153,18 +154,42 @@ def remark_words(rng: Random, tone: str, split: str = "train") -> dict:
 # --- scenes ---------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Fact:
+    """Where a person is, or what a person holds, and how that is told.
+
+    Told plainly, a sentence begins with the person: "Mira has a red ball."; turned, it
+    begins with what is said of the person: "The ball of Mira is red." A question asks
+    for what comes later in its sentence (see the card of general/).
+    """
+
+    person: str
+    kind: str  # "place" or "thing"
+    turned: bool
+
+
 @dataclass
 class Scene:
-    """Some people, where they are and what they hold; `sentences` in text order."""
+    """Some people, where they are and what they hold; sentences stand in text order."""
 
-    sentences: list[tuple[str, str]]  # (person, sentence)
+    facts: list[Fact]
+    sentences: list[str]
     places: dict[str, str]
     held: dict[str, tuple[str, str]]  # person → (colour, object)
     people: list[str]
 
     @property
     def text(self) -> str:
-        return " ".join(sentence for _, sentence in self.sentences)
+        return " ".join(self.sentences)
+
+    def told_of(self, kind: str, *, turned: bool) -> list[str]:
+        """Returns the people of whom a fact of this kind is told this way."""
+        return [f.person for f in self.facts if (f.kind, f.turned) == (kind, turned)]
+
+    def told_plainly(self) -> list[str]:
+        """Returns the people of whom everything is told plainly."""
+        turned = {fact.person for fact in self.facts if fact.turned}
+        return [person for person in self.people if person not in turned]
 
 
 def draw_scene(rng: Random, *, facts: int | None = None) -> Scene:
@@ -184,27 +209,31 @@ def draw_scene(rng: Random, *, facts: int | None = None) -> Scene:
     rng.shuffle(chosen)
     spots = rng.sample(PLACES, len(people))
     things = rng.sample(OBJECTS, len(people))
-    places, held, sentences = {}, {}, []
-    for person, kind in chosen:
-        index = people.index(person)
-        if kind == "place":
-            places[person] = spots[index]
-            verb = rng.choice(WORLD["stands"])
-            sentence = f"{person} {verb} in the {spots[index]}."
+    told = [Fact(person, kind, rng.random() < 0.5) for person, kind in chosen]
+    places, held = {}, {}
+    for fact in told:
+        index = people.index(fact.person)
+        if fact.kind == "place":
+            places[fact.person] = spots[index]
         else:
-            held[person] = (rng.choice(COLOURS), things[index])
-            colour, thing = held[person]
-            sentence = f"{person} {rng.choice(WORLD['holds'])} a {colour} {thing}."
-        sentences.append((person, sentence))
-    return Scene(sentences, places, held, people)
+            held[fact.person] = (rng.choice(COLOURS), things[index])
+    scene = Scene(told, [], places, held, people)
+    scene.sentences = [tell(rng, scene, fact) for fact in told]
+    return scene
 
 
-def tell(rng: Random, scene: Scene, person: str, what: str) -> str:
-    """Returns one fact of a scene as a new sentence: a person's "place" or "thing"."""
-    if what == "place":
-        return f"{person} {rng.choice(WORLD['stands'])} in the {scene.places[person]}."
-    colour_of, thing = scene.held[person]
-    return f"{person} {rng.choice(WORLD['holds'])} a {colour_of} {thing}."
+def tell(rng: Random, scene: Scene, fact: Fact) -> str:
+    """Returns one fact of a scene as a sentence."""
+    person = fact.person
+    if fact.kind == "place":
+        verb, place = rng.choice(WORLD["stands"]), scene.places[person]
+        if fact.turned:
+            return f"In the {place} {verb} {person}."
+        return f"{person} {verb} in the {place}."
+    shade, thing = scene.held[person]
+    if fact.turned:
+        return f"The {thing} of {person} is {shade}."
+    return f"{person} {rng.choice(WORLD['holds'])} a {shade} {thing}."
 
 
 def absent(rng: Random, pool: list[str], present: list[str]) -> str:
@@ -231,10 +260,16 @@ def joined(words: list[str]) -> str:
 
 @dataclass
 class Talk:
-    """Who said what to whom."""
+    """Who said what to whom; in a turned line the words come first."""
 
     text: str
     turns: list[tuple[str, str, str]]  # (speaker, other, words)
+    turned: list[bool]
+
+    def lines(self, *, turned: bool) -> list[tuple[str, str, str]]:
+        """Returns the turns that are told this way."""
+        told = zip(self.turns, self.turned, strict=True)
+        return [turn for turn, way in told if way == turned]
 
 
 @dataclass
@@ -269,9 +304,12 @@ def draw_talk(rng: Random) -> Talk:
     people = rng.sample(NAMES, 2 * count)
     says = rng.sample(WORLD["sayings"], count)
     turns = [(people[2 * i], people[2 * i + 1], says[i]) for i in range(count)]
-    return Talk(
-        " ".join(f'{a} said to {b}: "{words}."' for a, b, words in turns), turns
-    )
+    turned = [rng.random() < 0.5 for _ in turns]
+    told = [
+        f'"{words}." said {a} to {b}.' if way else f'{a} said to {b}: "{words}."'
+        for (a, b, words), way in zip(turns, turned, strict=True)
+    ]
+    return Talk(" ".join(told), turns, turned)
 
 
 def draw_comparison(rng: Random) -> Comparison:
@@ -282,10 +320,10 @@ def draw_comparison(rng: Random) -> Comparison:
         [rng.randint(2, 9)] * 2 if rng.random() < 0.33 else rng.sample(range(2, 10), 2)
     )
     told = dict(zip(people, counts, strict=True))
-    parts = [
-        f"{name} {rng.choice(WORLD['holds'])} {NUMBERS[count]} {objects}."
-        for name, count in told.items()
-    ]
+    parts = []
+    for name, count in told.items():
+        belong = rng.choice(WORLD["belongs"])
+        parts.append(f"{upper_first(NUMBERS[count])} {objects} {belong} {name}.")
     return Comparison(" ".join(parts), objects, told)
 
 
@@ -332,7 +370,7 @@ def draw_short_scene(rng: Random) -> Scene:
 def draw_sentence(rng: Random) -> str:
     if rng.random() < 0.5:
         return rng.choice(WORLD["sayings"]) + "."
-    return rng.choice(draw_scene(rng).sentences)[1]
+    return rng.choice(draw_scene(rng).sentences)
 
 
 def draw_nothing(rng: Random) -> str:
@@ -358,12 +396,12 @@ Asked = tuple[str, dict[str, str]] | None
 def where(rng: Random, scene: Scene, unknown: bool) -> Asked:
     if unknown:
         return UNKNOWN, {"name": absent(rng, NAMES, scene.people)}
-    name = rng.choice(list(scene.places))
+    name = rng.choice(scene.told_of("place", turned=False))
     return f"in the {scene.places[name]}", {"name": name}
 
 
 def who_has(rng: Random, scene: Scene, unknown: bool) -> Asked:
-    name = rng.choice(list(scene.held))
+    name = rng.choice(scene.told_of("thing", turned=True))
     shade, thing = scene.held[name]
     if unknown:
         thing = absent(rng, OBJECTS, [t for _, t in scene.held.values()])
@@ -374,33 +412,31 @@ def who_has(rng: Random, scene: Scene, unknown: bool) -> Asked:
 def what_has(rng: Random, scene: Scene, unknown: bool) -> Asked:
     if unknown:
         return UNKNOWN, {"name": absent(rng, NAMES, scene.people)}
-    name = rng.choice(list(scene.held))
+    name = rng.choice(scene.told_of("thing", turned=False))
     return "a {} {}".format(*scene.held[name]), {"name": name}
 
 
 def colour(rng: Random, scene: Scene, unknown: bool) -> Asked:
-    shade, thing = rng.choice(list(scene.held.values()))
     if unknown:
-        return UNKNOWN, {
-            "object": absent(rng, OBJECTS, [t for _, t in scene.held.values()])
-        }
+        present = [thing for _, thing in scene.held.values()]
+        return UNKNOWN, {"object": absent(rng, OBJECTS, present)}
+    shade, thing = scene.held[rng.choice(scene.told_of("thing", turned=True))]
     return shade, {"object": thing}
 
 
 def all_about(rng: Random, scene: Scene, unknown: bool) -> Asked:
     if unknown:
         return UNKNOWN, {"name": absent(rng, NAMES, scene.people)}
-    name = rng.choice(scene.people)
-    return " ".join(s for person, s in scene.sentences if person == name), {
-        "name": name
-    }
+    name = rng.choice(scene.told_plainly())
+    told = zip(scene.facts, scene.sentences, strict=True)
+    return " ".join(text for fact, text in told if fact.person == name), {"name": name}
 
 
 def who_where(rng: Random, scene: Scene, unknown: bool) -> Asked:
     if unknown:
         place = absent(rng, PLACES, list(scene.places.values()))
         return UNKNOWN, {"place": place}
-    name = rng.choice(list(scene.places))
+    name = rng.choice(scene.told_of("place", turned=True))
     return name, {"place": scene.places[name]}
 
 
@@ -463,13 +499,13 @@ def remark(rng: Random, told: Told, unknown: bool) -> Asked:
 
 def replace_name(rng: Random, scene: Scene, unknown: bool) -> Asked:
     old, new = rng.choice(scene.people), absent(rng, NAMES, scene.people)
-    return scene.text.replace(f"{old} ", f"{new} "), {"old": old, "new": new}
+    return re.sub(rf"\b{old}\b", new, scene.text), {"old": old, "new": new}
 
 
 def replace_colour(rng: Random, scene: Scene, unknown: bool) -> Asked:
     shades = [shade for shade, _ in scene.held.values()]
     old, new = rng.choice(shades), absent(rng, COLOURS, shades)
-    return scene.text.replace(f" {old} ", f" {new} "), {"old": old, "new": new}
+    return re.sub(rf"\b{old}\b", new, scene.text), {"old": old, "new": new}
 
 
 def twice(rng: Random, sentence: str, unknown: bool) -> Asked:
@@ -477,7 +513,7 @@ def twice(rng: Random, sentence: str, unknown: bool) -> Asked:
 
 
 def who_said(rng: Random, talk: Talk, unknown: bool) -> Asked:
-    speaker, _, words = rng.choice(talk.turns)
+    speaker, _, words = rng.choice(talk.lines(turned=True))
     if unknown:
         words = absent(rng, WORLD["sayings"], [w for _, _, w in talk.turns])
         return UNKNOWN, {"said": lower_first(words)}
@@ -495,7 +531,7 @@ def to_whom(rng: Random, talk: Talk, unknown: bool) -> Asked:
 
 
 def what_said(rng: Random, talk: Talk, unknown: bool) -> Asked:
-    speaker, _, words = rng.choice(talk.turns)
+    speaker, _, words = rng.choice(talk.lines(turned=False))
     return (UNKNOWN, silent(rng, talk)) if unknown else (words + ".", {"name": speaker})
 
 
@@ -521,16 +557,16 @@ def without(rng: Random, mixed: Mixed, unknown: bool) -> Asked:
 
 
 def names(rng: Random, scene: Scene, unknown: bool) -> Asked:
-    return joined(list(dict.fromkeys(person for person, _ in scene.sentences))), {}
+    return joined(list(dict.fromkeys(fact.person for fact in scene.facts))), {}
 
 
 def colours(rng: Random, scene: Scene, unknown: bool) -> Asked:
-    found = [scene.held[person][0] for person, s in scene.sentences if " a " in s]
+    found = [scene.held[f.person][0] for f in scene.facts if f.kind == "thing"]
     return joined(list(dict.fromkeys(found))), {}
 
 
 def places(rng: Random, scene: Scene, unknown: bool) -> Asked:
-    found = [scene.places[person] for person, s in scene.sentences if " in the " in s]
+    found = [scene.places[f.person] for f in scene.facts if f.kind == "place"]
     return joined(found), {}
 
 
@@ -547,12 +583,22 @@ def next_person(rng: Random, events: list[tuple[str, str]], unknown: bool) -> As
     return events[index + 1][0], {"name": events[index][0]}
 
 
-def has_place(scene: Scene) -> bool:
-    return bool(scene.places)
+def tells(kind: str, *, turned: bool) -> Callable[[Scene], bool]:
+    """Returns the rule that a fact of this kind is told this way."""
+    return lambda scene: bool(scene.told_of(kind, turned=turned))
+
+
+def speaks(*, turned: bool) -> Callable[[Talk], bool]:
+    """Returns the rule that a line is told this way."""
+    return lambda talk: bool(talk.lines(turned=turned))
 
 
 def has_thing(scene: Scene) -> bool:
     return bool(scene.held)
+
+
+def has_plain_person(scene: Scene) -> bool:
+    return bool(scene.told_plainly())
 
 
 def has_both(scene: Scene) -> bool:
@@ -573,12 +619,12 @@ class Task:
 
 
 TASKS: dict[str, Task] = {
-    "where": Task(draw_scene, where, has_place),
-    "who_has": Task(draw_scene, who_has, has_thing),
-    "what_has": Task(draw_scene, what_has, has_thing),
-    "colour": Task(draw_scene, colour, has_thing),
-    "all_about": Task(draw_scene, all_about),
-    "who_where": Task(draw_scene, who_where, has_place),
+    "where": Task(draw_scene, where, tells("place", turned=False)),
+    "who_has": Task(draw_scene, who_has, tells("thing", turned=True)),
+    "what_has": Task(draw_scene, what_has, tells("thing", turned=False)),
+    "colour": Task(draw_scene, colour, tells("thing", turned=True)),
+    "all_about": Task(draw_scene, all_about, has_plain_person),
+    "who_where": Task(draw_scene, who_where, tells("place", turned=True)),
     "first": Task(draw_list, first),
     "last": Task(draw_list, last),
     "after": Task(draw_list, after),
@@ -595,9 +641,9 @@ TASKS: dict[str, Task] = {
     "replace_name": Task(draw_short_scene, replace_name),
     "replace_colour": Task(draw_short_scene, replace_colour, has_thing),
     "twice": Task(draw_sentence, twice),
-    "who_said": Task(draw_talk, who_said),
+    "who_said": Task(draw_talk, who_said, speaks(turned=True)),
     "to_whom": Task(draw_talk, to_whom),
-    "what_said": Task(draw_talk, what_said),
+    "what_said": Task(draw_talk, what_said, speaks(turned=False)),
     "kind_of": Task(draw_nothing, kind_of),
     "pick": Task(draw_mixed, pick),
     "without": Task(draw_mixed, without),

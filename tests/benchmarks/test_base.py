@@ -46,7 +46,7 @@ def whole(tmp_path_factory) -> tuple[Path, Path]:
 def test_killed_and_resumed_it_draws_the_identical_curve(whole, tmp_path) -> None:
     work = tmp_path / "work"
     run = start(work, tmp_path / "out")
-    for line in run.stdout:  # kill it in the second stage, after a checkpoint
+    for line in run.stdout:  # kill it in the last stage, after a checkpoint
         if line.startswith("read    40"):
             break
     os.kill(run.pid, signal.SIGKILL)
@@ -69,12 +69,12 @@ def test_killed_and_resumed_it_draws_the_identical_curve(whole, tmp_path) -> Non
 def test_it_learns_and_probes_while_it_trains(whole) -> None:
     log = log_of(whole[0])
     stages = list(dict.fromkeys(line["stage"] for line in log))
-    assert stages == ["copy", "bind", "facts", "deep facts", "read"]
+    assert stages == ["copy", "bind", "drill", "read"]
     reading = [line for line in log if line["stage"] == "read"]
     assert reading[-1]["loss"] < reading[0]["loss"] - 0.2
     assert {"where", "situations_unseen", "tone"} <= set(reading[-1]["probes"])
     binding = next(line for line in log if line["stage"] == "bind")
-    assert set(binding["probes"]) == {"copy", "bind on", "bind back"}
+    assert set(binding["probes"]) == {"copy", "bind", "backwards"}
 
 
 def test_growing_changes_nothing_at_first() -> None:
@@ -88,6 +88,49 @@ def test_growing_changes_nothing_at_first() -> None:
     grown = base.grow(small, base.TINY)
     assert len(grown.model.layers) == base.TINY.layers > 2
     assert torch.allclose(small(ids).logits, grown(ids).logits, atol=1e-5)
+
+
+def test_exercises_are_what_they_say() -> None:
+    import numpy as np
+
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    import base
+
+    made = base.Exercises(stop=9, fillers=np.array([10, 11]), pool=np.arange(20, 200))
+    rng = np.random.default_rng(1)
+    words = made.draw(rng, 60)
+    assert len(set(words)) == 60
+    assert set(words) <= set(made.pool)
+
+    copied = made.copied(rng, 200, words)
+    assert any((copied[n:] == copied[:-n]).all() for n in range(6, 31))
+
+    bound = made.bound(rng, 200, words)
+    sentences = [[int(t) for t in part] for part in split(bound, 9)[:-1]]
+    assert all(set(inside) <= {10, 11} for _, *inside, _ in sentences)
+    partners: dict[int, list[int]] = {}
+    for one, *_, two in sentences[:9]:
+        partners.setdefault(one, []).append(two)
+    assert max(map(len, partners.values())) > 1  # told again
+    assert all(len(set(found)) == 1 for found in partners.values())
+
+    turned = [
+        [t for t in part if t > 19] for part in split(made.turned(rng, 200, words), 9)
+    ]
+    assert len(turned) > 3
+    for told, again in zip(turned[:-2:2], turned[1:-1:2], strict=True):
+        assert again == told[::-1]
+
+
+def split(row, stop: int) -> list[list[int]]:
+    """The parts of a row between its stops."""
+    parts: list[list[int]] = [[]]
+    for token in row.tolist():
+        if token == stop:
+            parts.append([])
+        else:
+            parts[-1].append(token)
+    return parts
 
 
 def test_what_it_writes_is_a_model_that_loads_and_a_card(whole) -> None:

@@ -53,26 +53,39 @@ def sentences(text: str) -> list[str]:
     return re.findall(r"[^.]+\.", text)
 
 
+def pick(match: re.Match, *keys: str) -> tuple[str, ...]:
+    """What a pattern's groups found; `a1` and `a2` are one group told in two ways."""
+    found = match.groupdict()
+    return tuple(found[f"{key}1"] or found[f"{key}2"] for key in keys)
+
+
 def stands(text: str) -> list[tuple[str, str]]:
-    """Person and place of each "Mira is in the garden."."""
-    return re.findall(rf"({NAME}) \w+ in the ({PLACE})\.", text)
+    """Person and place of "Mira is in the garden." and "In the garden is Mira."."""
+    told = rf"(?P<who1>{NAME}) \w+ in the (?P<place1>{PLACE})\."
+    turned = rf"In the (?P<place2>{PLACE}) \w+ (?P<who2>{NAME})\."
+    return [pick(m, "who", "place") for m in re.finditer(f"{told}|{turned}", text)]
 
 
 def holds(text: str) -> list[tuple[str, str, str]]:
-    """Person, colour and object of each "Mira has a red ball."."""
-    return re.findall(rf"({NAME}) \w+ a ({COLOUR}) ({OBJECT})\.", text)
+    """Person, colour, object of "Mira has a red pen." and "The pen of Mira is red."."""
+    told = rf"(?P<who1>{NAME}) \w+ a (?P<how1>{COLOUR}) (?P<what1>{OBJECT})\."
+    turned = rf"The (?P<what2>{OBJECT}) of (?P<who2>{NAME}) is (?P<how2>{COLOUR})\."
+    found = re.finditer(f"{told}|{turned}", text)
+    return [pick(m, "who", "how", "what") for m in found]
 
 
 def turns(text: str) -> list[tuple[str, str, str]]:
     """Speaker, listener and words of each line of a talk."""
-    return re.findall(rf'({NAME}) said to ({NAME}): "([^"]+)"', text)
+    told = rf'(?P<who1>{NAME}) said to (?P<to1>{NAME}): "(?P<words1>[^"]+)"'
+    turned = rf'"(?P<words2>[^"]+)" said (?P<who2>{NAME}) to (?P<to2>{NAME})\.'
+    found = re.finditer(f"{told}|{turned}", text)
+    return [pick(m, "who", "to", "words") for m in found]
 
 
 def amounts(text: str) -> dict[str, int]:
-    """How many each person of a comparison has."""
-    numbers = any_of(COUNT)
-    told = re.findall(rf"({NAME}) \w+ ({numbers}) \w+\.", text)
-    return {name: COUNT[number] for name, number in told}
+    """How many each person of a comparison has: "Two pens are with Mira."."""
+    told = re.findall(rf"({any_of(COUNT)}) \w+ \w+ \w+ ({NAME})\.", text, re.I)
+    return {name: COUNT[number.lower()] for number, name in told}
 
 
 def listed(text: str) -> list[str]:
@@ -80,7 +93,7 @@ def listed(text: str) -> list[str]:
 
 
 def doers(text: str) -> list[str]:
-    return [re.match(NAME, sentence.strip())[0] for sentence in sentences(text)]
+    return [re.search(NAME, sentence)[0] for sentence in sentences(text)]
 
 
 # --- what an instruction asks for -----------------------------------------------------
@@ -135,7 +148,7 @@ def who_where(text: str, asked: Asked) -> str:
 
 def all_about(text: str, asked: Asked) -> str:
     name = asked.next(NAME)
-    about = [s.strip() for s in sentences(text) if s.split()[0] == name]
+    about = [s.strip() for s in sentences(text) if re.search(rf"\b{name}\b", s)]
     return " ".join(about) or UNKNOWN
 
 
