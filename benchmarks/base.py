@@ -27,7 +27,16 @@ from random import Random
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import (
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -62,6 +71,7 @@ class Recipe:
     seed: int = 7
     vocabulary: int = 2048
     width: int = 128
+    first_inner: int = 512
     inner: int = 1024
     heads: int = 4
     key_heads: int = 4
@@ -77,11 +87,11 @@ class Recipe:
     copy_goal: float = 0.93
     bind_steps: int = 900  # at most
     bind_goal: float = 0.9
-    drill_steps: int = 1500
+    drill_steps: int = 2000
     early_rate: float = 3e-3
     rows: int = 8
     length: int = 256
-    read_steps: int = 6500
+    read_steps: int = 7000
     read_rate: float = 2e-3
     early_probe_every: int = 50
     probe_every: int = 500
@@ -91,6 +101,7 @@ class Recipe:
 TINY = Recipe(
     vocabulary=512,
     width=64,
+    first_inner=64,
     inner=128,
     heads=2,
     key_heads=2,
@@ -115,9 +126,16 @@ TINY = Recipe(
 def make_tokenizer(documents: list[str], vocabulary: int) -> PreTrainedTokenizerFast:
     """Trains a byte-level BPE in which a text starts as if after a space."""
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
+    # "map" is the same token at the start of a line as within one
+    tokenizer.normalizer = normalizers.Replace(Regex(r"\n(?=\S)"), "\n ")
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     tokenizer.decoder = decoders.Sequence(
-        [decoders.ByteLevel(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+        [
+            decoders.ByteLevel(),
+            decoders.Fuse(),
+            decoders.Strip(" ", 1, 0),
+            decoders.Replace("\n ", "\n"),
+        ]
     )
     tokenizer.train_from_iterator(
         documents,
@@ -263,14 +281,14 @@ def document_mask(ids: torch.Tensor) -> torch.Tensor:
 # --- model ----------------------------------------------------------------------------
 
 
-def new_model(recipe: Recipe, *, layers: int) -> LlamaForCausalLM:
+def new_model(recipe: Recipe, *, layers: int, inner: int) -> LlamaForCausalLM:
     """Returns an untrained LLaMA with tied embeddings."""
     torch.manual_seed(recipe.seed)
     return LlamaForCausalLM(
         LlamaConfig(
             vocab_size=recipe.vocabulary,
             hidden_size=recipe.width,
-            intermediate_size=recipe.inner,
+            intermediate_size=inner,
             num_hidden_layers=layers,
             num_attention_heads=recipe.heads,
             num_key_value_heads=recipe.key_heads,
@@ -283,17 +301,28 @@ def new_model(recipe: Recipe, *, layers: int) -> LlamaForCausalLM:
     )
 
 
-def grow(model: LlamaForCausalLM, recipe: Recipe) -> LlamaForCausalLM:
-    """Returns a model with more layers and, at first, the same output.
-
-    The new layers write nothing, because their output projections are zero.
-    """
-    grown = new_model(recipe, layers=recipe.layers)
-    grown.load_state_dict(model.state_dict(), strict=False)
+def first_model(recipe: Recipe) -> LlamaForCausalLM:
+    """Returns the model of the early stages; its MLPs write nothing at first."""
+    model = new_model(recipe, layers=recipe.first_layers, inner=recipe.first_inner)
     with torch.no_grad():
-        for layer in grown.model.layers[len(model.model.layers) :]:
-            layer.self_attn.o_proj.weight.zero_()
+        for layer in model.model.layers:
             layer.mlp.down_proj.weight.zero_()
+    return model
+
+
+def grow(model: LlamaForCausalLM, recipe: Recipe) -> LlamaForCausalLM:
+    """Returns a model with more layers, wider MLPs and, at first, the same output.
+
+    What is new writes nothing, because its output projections are zero.
+    """
+    grown = new_model(recipe, layers=recipe.layers, inner=recipe.inner)
+    known = model.state_dict()
+    with torch.no_grad():
+        for name, weights in grown.state_dict().items():
+            if name.endswith(("down_proj.weight", "o_proj.weight")):
+                weights.zero_()
+            if name in known:
+                weights[tuple(map(slice, known[name].shape))] = known[name]
     return grown
 
 
@@ -510,10 +539,7 @@ class Run:
         self.stage, self.step, self.seconds, self.tokens = "copy", 0, 0.0, 0
         self.exercises = make_exercises(self.tokenizer, self.stream, recipe)
         self.log: list[dict] = []
-        self.model = new_model(recipe, layers=recipe.first_layers).to(self.device)
-        with torch.no_grad():
-            for layer in self.model.model.layers:
-                layer.mlp.down_proj.weight.zero_()
+        self.model = first_model(recipe).to(self.device)
         self.optimizer = self.new_optimizer()
         if (work / "state.pt").exists():
             self.resume()
@@ -542,7 +568,6 @@ class Run:
             "seconds": self.seconds,
             "tokens": self.tokens,
             "log": self.log,
-            "layers": len(self.model.model.layers),
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
@@ -558,8 +583,10 @@ class Run:
             )
         for name in ("stage", "step", "seconds", "tokens", "log"):
             setattr(self, name, state[name])
-        self.model = new_model(self.recipe, layers=state["layers"]).to(self.device)
-        self.model.load_state_dict(state["model"])
+        model = first_model(self.recipe)
+        model = grow(model, self.recipe) if self.stage == "read" else model
+        model.load_state_dict(state["model"])
+        self.model = model.to(self.device)
         self.optimizer = self.new_optimizer()
         self.optimizer.load_state_dict(state["optimizer"])
 
@@ -654,7 +681,7 @@ class Run:
         def batch(step: int) -> list[np.ndarray]:
             rng = np.random.default_rng([recipe.seed, 1, step])
             words = self.exercises.draw(rng, recipe.words)
-            share = max(0.12, 0.6 - step / 1000)
+            share = max(0.15, 0.6 - step / 3000)
             rows = []
             for _ in range(recipe.rows):
                 if rng.random() < share:

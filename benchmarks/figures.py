@@ -64,7 +64,7 @@ def notebooks_table() -> str:
 
 
 def speed_table() -> str:
-    """Returns each pair: what was done, how fast, and how much longer the peer takes."""
+    """Returns each pair: what was done, how fast, how much longer a peer takes."""
     rows = []
     for pair in ("encoding", "training", "answers", "imports"):
         for row in rows_of(f"speed_{pair}"):
@@ -86,7 +86,9 @@ def speed_table() -> str:
 
 def shares(row: dict) -> str:
     """Returns a share with its interval, in percent."""
-    return f"{100 * row['value']:.1f} ({100 * row['low']:.1f} to {100 * row['high']:.1f})"
+    return (
+        f"{100 * row['value']:.1f} ({100 * row['low']:.1f} to {100 * row['high']:.1f})"
+    )
 
 
 SPLITS = ("new_rows", "new_wordings", "new_combinations", "held_out")

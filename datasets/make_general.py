@@ -77,8 +77,10 @@ def arrange(rng: Random, text: str, told: list[tuple[str, str]]) -> str:
     first, second = rng.sample(NAMES, 2)
     asks = " ".join(question for question, _ in told)
     replies = " ".join(answer for _, answer in told)
-    gap = rng.choice([" ", "\n"])
-    form = rng.randrange(5) if len(told) < 3 else rng.choice([1, 1, 3, 4, 4, 4])
+    gap = rng.choice([" ", "\n", "\n\n"])
+    # one question stands before its text as often as behind it
+    few = [0, 1, 1, 1, 2, 3, 4]
+    form = rng.choice(few) if len(told) < 2 else rng.choice([1, 3, 4, 4, 4, 4])
     if form == 0:
         return f"{text}{gap}{asks}{gap}{replies}"
     if form == 1:
@@ -364,8 +366,8 @@ TOGETHER: dict[tuple[str, ...], float] = {
 }
 # share of documents; questions carry the tasks, the other families the language
 FAMILIES: dict[Callable[[Random], str], float] = {
-    questions: 26,
-    many_questions: 26,
+    questions: 34,
+    many_questions: 22,
     statements: 4,
     moods: 11,
     remarks: 9,

@@ -83,10 +83,13 @@ def test_growing_changes_nothing_at_first() -> None:
     sys.path.insert(0, str(ROOT / "benchmarks"))
     import base
 
-    small = base.new_model(base.TINY, layers=2)
+    small = base.first_model(base.TINY)
+    for layer in small.model.layers:
+        torch.nn.init.normal_(layer.mlp.down_proj.weight, std=0.02)
     ids = torch.arange(7, 47)[None]
     grown = base.grow(small, base.TINY)
     assert len(grown.model.layers) == base.TINY.layers > 2
+    assert grown.config.intermediate_size > small.config.intermediate_size
     assert torch.allclose(small(ids).logits, grown(ids).logits, atol=1e-5)
 
 
