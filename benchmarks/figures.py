@@ -84,55 +84,10 @@ def speed_table() -> str:
     )
 
 
-def shares(row: dict) -> str:
-    """Returns a share with its interval, in percent."""
-    return (
-        f"{100 * row['value']:.1f} ({100 * row['low']:.1f} to {100 * row['high']:.1f})"
-    )
-
-
-SPLITS = ("new_rows", "new_wordings", "new_combinations", "held_out")
-
-
-def tuning_table() -> str:
-    """Returns exact match of each variant on each test, and who ends by itself."""
-    found: dict[str, dict[str, dict]] = {}
-    for row in rows_of("instruction_tuning"):
-        key = row["split"] if row["metric"] == "exact match" else "ended"
-        if key != "ended" or row["split"] == "new_rows":
-            found.setdefault(row["technique"], {})[key] = row
-    columns = (*SPLITS, "ended")
-    return table(
-        ["technique", "trained parameters", *SPLITS, "new_rows that end"],
-        [
-            [
-                technique,
-                f"{cells['new_rows'].get('trainable_parameters', 0):,}",
-                *(shares(cells[c]) if c in cells else "" for c in columns),
-            ]
-            for technique, cells in found.items()
-        ],
-    )
-
-
-def flan_table() -> str:
-    """Returns exact match by the number of tasks in training."""
-    found: dict[str, dict[int, dict]] = {}
-    for row in rows_of("flan"):
-        found.setdefault(row["split"], {})[row["tasks"]] = row
-    sizes = sorted({size for cells in found.values() for size in cells})
-    return table(
-        ["asked", *(f"{size} tasks" for size in sizes)],
-        [
-            [split, *(shares(cells[s]) if s in cells else "" for s in sizes)]
-            for split, cells in found.items()
-        ],
-    )
-
-
 TABLES = {
     "base": base_table,
     "notebooks": notebooks_table,
+    "speed": speed_table,
 }
 
 

@@ -22,7 +22,7 @@ import make_instructions  # noqa: E402
 SIZES = (4, 8, 16, 28)
 SEEDS = range(5)
 ROWS = 4000
-RATE = 2e-3
+RATE = 1.5e-3
 COMMAND = "python benchmarks/flan.py"
 KEPT = records.ROOT / "build" / "flan.json"
 

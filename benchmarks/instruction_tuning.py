@@ -51,7 +51,7 @@ def run(variant: str, seed: int) -> dict:
     if variant.startswith("LoRA"):
         model = with_lora(model)
     began = time.perf_counter()
-    rate = RATES.get(variant, 2e-3)
+    rate = RATES.get(variant, 1.5e-3)
     tuning.train(model, tokenizer, encoded, seed=seed, rate=rate)
     found = {"seconds": time.perf_counter() - began}
     found["trainable"] = models.count_parameters(model)["trainable"]

@@ -19,7 +19,7 @@ BLOCK = re.compile(r"<!-- from \w+ -->.*?<!-- /from -->", re.DOTALL)
 
 
 def test_there_are_records() -> None:
-    assert {"base", "notebooks"} <= set(RECORDS)
+    assert {"base", "notebooks", "speed_training"} <= set(RECORDS)
 
 
 @pytest.mark.parametrize("name", RECORDS)
