@@ -744,13 +744,6 @@ PROBED = 50  # rows a probe while it trains
 CARD = ROOT / "benchmarks" / "base_card.md"
 
 
-def table(header: list[str], rows: list[list]) -> str:
-    """Returns a Markdown table."""
-    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
-    lines += ["| " + " | ".join(str(cell) for cell in row) + " |" for row in rows]
-    return "\n".join(lines)
-
-
 def export(run: Run, out: Path, count: int) -> None:
     """Writes the model, its tokenizer, its card and its record."""
     from helpers import statistics
@@ -803,7 +796,7 @@ def export(run: Run, out: Path, count: int) -> None:
     card = CARD.read_text(encoding="utf-8").format(
         **asdict(recipe),
         **facts,
-        probes=table(
+        probes=records.table(
             ["probe", "right", "95% interval", "n"],
             [
                 [
@@ -815,7 +808,7 @@ def export(run: Run, out: Path, count: int) -> None:
                 for r in rows
             ],
         ),
-        curve=table(["tokens", "loss", *shown], curve),
+        curve=records.table(["tokens", "loss", *shown], curve),
     )
     (out / "README.md").write_text(card, encoding="utf-8")
     if out == SHIPPED:

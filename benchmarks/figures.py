@@ -15,6 +15,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from records import table  # noqa: E402
+
 from helpers import views  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
@@ -23,12 +25,6 @@ RESULTS = ROOT / "benchmarks" / "results"
 def rows_of(name: str) -> list[dict]:
     """Returns a record's rows."""
     return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))["rows"]
-
-
-def table(header: list[str], rows: list[list[str]]) -> str:
-    """Returns a Markdown table."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 
 def base_table() -> str:

@@ -39,6 +39,12 @@ def hardware() -> str:
     return f"{cpu}, {os.cpu_count()} cores{gpu}"
 
 
+def table(header: list[str], rows: list[list[str]]) -> str:
+    """Returns a Markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
 def write(name: str, rows: list[dict], *, command: str, **facts: object) -> Path:
     """Writes a record aside and puts it in place whole.
 
