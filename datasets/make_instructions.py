@@ -68,7 +68,7 @@ def single(rng: Random, task: str, wordings: str, *, lexicon: str) -> dict:
     return {
         "instruction": fill(wording, example.slots),
         "input": text,
-        "output": example.answer,
+        "output": world.say(task, example),
         "task": task,
         "cluster": cluster(task),
     }
@@ -84,7 +84,7 @@ def pair(rng: Random, tasks: tuple[str, str], wordings: str = "train") -> dict:
     return {
         "instruction": rng.choice(TOGETHER).format(one=asked[0], two=asked[1]),
         "input": text,
-        "output": "; ".join(example.answer for example in examples),
+        "output": " ".join(map(world.say, tasks, examples)),
         "task": "+".join(tasks),
         "cluster": "pairs",
     }

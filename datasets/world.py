@@ -462,7 +462,8 @@ def reverse(rng: Random, words: list[str], unknown: bool) -> Asked:
 
 
 def count_items(rng: Random, words: list[str], unknown: bool) -> Asked:
-    return NUMBERS[len(words)], {}
+    counted = [f"{NUMBERS[number]} {word}" for number, word in enumerate(words, 1)]
+    return NUMBERS[len(words)], {"counted": joined(counted)}
 
 
 def count_word(rng: Random, words: list[str], unknown: bool) -> Asked:
@@ -470,18 +471,26 @@ def count_word(rng: Random, words: list[str], unknown: bool) -> Asked:
     return NUMBERS[words.count(item)], {"item": item}
 
 
+def compared(told: Comparison) -> dict[str, str]:
+    """Returns what is compared, and the numbers in the order of the text."""
+    counted = [f"{NUMBERS[count]} with {name}" for name, count in told.counts.items()]
+    return {"objects": told.objects, "counted": joined(counted)}
+
+
 def more(rng: Random, told: Comparison, unknown: bool) -> Asked:
-    return max(told.counts, key=told.counts.get), {"objects": told.objects}
+    return max(told.counts, key=told.counts.get), compared(told)
 
 
 def fewer(rng: Random, told: Comparison, unknown: bool) -> Asked:
-    return min(told.counts, key=told.counts.get), {"objects": told.objects}
+    return min(told.counts, key=told.counts.get), compared(told)
 
 
 def same(rng: Random, told: Comparison, unknown: bool) -> Asked:
     equal = len(set(told.counts.values())) == 1
     reason = "the numbers are the same" if equal else "the numbers are not the same"
-    return "yes" if equal else "no", {"objects": told.objects, "same": reason}
+    counted = " and ".join(NUMBERS[count] for count in told.counts.values())
+    slots = {"objects": told.objects, "same": reason, "counted": counted}
+    return "yes" if equal else "no", slots
 
 
 def mood(rng: Random, told: Told, unknown: bool) -> Asked:
@@ -490,7 +499,7 @@ def mood(rng: Random, told: Told, unknown: bool) -> Asked:
 
 def feels(rng: Random, told: Told, unknown: bool) -> Asked:
     word = "glad" if told.polarity == "good" else "sad"
-    return f"{told.name} is {word}. {told.text}", {"name": told.name}
+    return f"{told.text} {told.name} is {word}.", {"name": told.name}
 
 
 def remark(rng: Random, told: Told, unknown: bool) -> Asked:
@@ -553,7 +562,8 @@ def pick(rng: Random, mixed: Mixed, unknown: bool) -> Asked:
 
 
 def without(rng: Random, mixed: Mixed, unknown: bool) -> Asked:
-    return joined([w for w in mixed.words if w != mixed.word]), {"kind": mixed.kind}
+    kept = joined([word for word in mixed.words if word != mixed.word])
+    return kept, {"kind": mixed.kind, "word": mixed.word}
 
 
 def names(rng: Random, scene: Scene, unknown: bool) -> Asked:
@@ -698,6 +708,17 @@ FAMILIES = {
 def lower_first(text: str) -> str:
     """Returns `text` with its first letter small."""
     return text[:1].lower() + text[1:]
+
+
+def say(task: str, example: Example) -> str:
+    """Returns the answer as a sentence that takes up what was asked for.
+
+    It names the person, thing or number first, so that a reader who writes it from
+    left to right knows at each word where in the text to look next.
+    """
+    if example.answer == UNKNOWN:
+        return UNKNOWN
+    return fill(WORDINGS[task]["answer"], example.slots | {"a": example.answer})
 
 
 def fill(wording: str, slots: dict[str, str]) -> str:

@@ -222,7 +222,7 @@ def next_person(text: str, asked: Asked) -> str:
 
 def feels(text: str, asked: Asked) -> str:
     name = asked.next(NAME) if asked.all(NAME) else one(re.findall(NAME, text))
-    return f"{name} is {'glad' if mood_of(text) == 'good' else 'sad'}. {text}"
+    return f"{text} {name} is {'glad' if mood_of(text) == 'good' else 'sad'}."
 
 
 def remark(text: str, asked: Asked) -> str:
@@ -273,7 +273,83 @@ RULES: dict[str, Rule] = {
 def answer(row: dict[str, str]) -> str:
     """The answer of an instruction row; two tasks read the instruction in order."""
     asked = Asked(row["instruction"])
-    return "; ".join(RULES[t](row["input"], asked) for t in row["task"].split("+"))
+    return " ".join(sentence(t, row["input"], asked) for t in row["task"].split("+"))
+
+
+def counted(text: str, asked: str) -> str:
+    """A list counted word by word."""
+    numbers = WORLD["numbers"][1:]
+    return ", ".join(f"{n} {word}" for n, word in zip(numbers, listed(text), strict=False))
+
+
+def both(text: str, asked: str) -> str:
+    """Who has how many, in the order of the text."""
+    told = [f"{WORLD['numbers'][n]} with {who}" for who, n in amounts(text).items()]
+    return ", ".join(told)
+
+
+def numbers(text: str, asked: str) -> str:
+    return " and ".join(WORLD["numbers"][n] for n in amounts(text).values())
+
+
+# What an answer takes up of its question or text: @ is what the rule finds, and # is
+# found by the pattern, the table or the function that stands beside it.
+FORMS: dict[str, tuple[str, object]] = {
+    "where": ("# is @.", NAME),
+    "who_has": ("The # is with @.", rf"{COLOUR} {OBJECT}"),
+    "what_has": ("# has @.", NAME),
+    "colour": ("The # is @.", OBJECT),
+    "who_where": ("In the # is @.", PLACE),
+    "first": ("The first is @.", None),
+    "last": ("The last is @.", None),
+    "after": ("After # comes @.", lambda text, asked: any_found(listed(text), asked)),
+    "reverse": ("Backwards: @.", None),
+    "count_items": ("#: @ words.", counted),
+    "count_word": (
+        "The word # comes @ times.",
+        lambda text, asked: any_found(listed(text), asked),
+    ),
+    "count_sentences": ("There are @ sentences.", None),
+    "more": ("#: @ has more.", both),
+    "fewer": ("#: @ has fewer.", both),
+    "same": ("#: @.", numbers),
+    "mood": ("It is @.", None),
+    "remark": ("The words are @.", None),
+    "who_said": ('"#." said @.', any_of(WORLD["sayings"])),
+    "to_whom": ("# said it to @.", NAME),
+    "what_said": ('# said: "@"', NAME),
+    "kind_of": ("The kind of # is @.", any_of(KIND)),
+    "pick": ("The # is @.", any_of(WORLD["kinds"].values())),
+    "without": ("Without the #: @.", lambda text, asked: of_kind(text, Asked(asked))),
+    "names": ("The names are @.", None),
+    "colours": ("The colours are @.", None),
+    "places": ("The places are @.", None),
+    "began": ("The first is @.", None),
+    "ended": ("The last is @.", None),
+    "next_person": ("After # comes @.", NAME),
+}
+
+
+def any_found(words: list[str], asked: str) -> str:
+    """The first of these words that is asked for, as the text writes it."""
+    found = re.search(any_of(words), asked, re.I)[0].lower()
+    return next(word for word in words if word.lower() == found)
+
+
+def sentence(task: str, text: str, asked: Asked) -> str:
+    """The answer of one task as a sentence."""
+    rest = asked.rest
+    found = RULES[task](text, asked)
+    if found == UNKNOWN or task not in FORMS:
+        return found
+    form, key = FORMS[task]
+    if key is None:
+        return form.replace("@", found)
+    taken = key(text, rest) if callable(key) else re.search(key, rest, re.I)[0]
+    capital = task in ("who_said", "count_items", "more", "fewer", "same")
+    lower = task == "pick"
+    taken = taken[:1].upper() + taken[1:] if capital else taken
+    return form.replace("#", taken.lower() if lower else taken).replace("@", found)
 
 
 # --- polarity, and tone from it -------------------------------------------------------
