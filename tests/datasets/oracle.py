@@ -279,7 +279,9 @@ def answer(row: dict[str, str]) -> str:
 def counted(text: str, asked: str) -> str:
     """A list counted word by word."""
     numbers = WORLD["numbers"][1:]
-    return ", ".join(f"{n} {word}" for n, word in zip(numbers, listed(text), strict=False))
+    return ", ".join(
+        f"{n} {word}" for n, word in zip(numbers, listed(text), strict=False)
+    )
 
 
 def both(text: str, asked: str) -> str:

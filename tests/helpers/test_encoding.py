@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from helpers.encoding import (
     MASKED,
     Encoded,
+    arrange,
     encode,
     encode_prompts,
     render,
@@ -648,3 +649,48 @@ def test_bad_prompts_are_named(tokenizers):
         encode_prompts(["x", ""], bare)
     bare.bos_token = bare.eos_token = None
     assert encode_prompts(["x"], bare) == [bare("x").input_ids]
+
+
+def padding(lengths: list[int], batch_size: int) -> int:
+    """Tokens of padding when consecutive rows share a batch."""
+    batches = [lengths[i : i + batch_size] for i in range(0, len(lengths), batch_size)]
+    return sum(max(batch) * len(batch) - sum(batch) for batch in batches)
+
+
+@given(
+    lengths=st.lists(st.integers(1, 60), max_size=90),
+    batch_size=st.integers(1, 9),
+    window=st.integers(1, 6),
+)
+def test_arranged_rows_are_the_same_rows(lengths, batch_size, window):
+    ids = [[row] * length for row, length in enumerate(lengths)]
+    labels = [[-row] * length for row, length in enumerate(lengths)]
+    marked = [row for row in range(len(ids)) if row % 3 == 0]
+    found = arrange(Encoded(ids, labels, marked, marked[:2]), batch_size, window=window)
+    assert sorted(found.input_ids) == ids
+    assert [[-token for token in row] for row in found.input_ids] == found.labels
+    assert sorted(found.input_ids[place][0] for place in found.cut) == marked
+    assert {found.input_ids[place][0] for place in found.unfinished} == set(marked[:2])
+
+
+def test_arranging_saves_padding_and_keeps_batches_mixed():
+    lengths = [1 + (7 * row) % 50 for row in range(640)]
+    rows = [[0] * length for length in lengths]
+    encoded = Encoded(rows, rows, [], [])
+    plain = padding(lengths, 16)
+    some = padding([len(row) for row in arrange(encoded, 16).input_ids], 16)
+    all_ = arrange(encoded, 16, window=40)
+    assert padding([len(row) for row in all_.input_ids], 16) < some < 0.5 * plain
+    again = [arrange(encoded, 16, seed=seed).input_ids for seed in (1, 1, 2)]
+    assert again[0] == again[1] != again[2]
+    # the last, short batch stays the last
+    short = [
+        len(row) for row in arrange(Encoded(rows[:33], rows[:33], [], []), 16).labels
+    ]
+    assert max(short[:16]) <= min(short[16:32]) or max(short[16:32]) <= min(short[:16])
+
+
+@pytest.mark.parametrize("wrong", [{"batch_size": 0}, {"batch_size": 2, "window": 0}])
+def test_a_batch_has_rows(wrong):
+    with pytest.raises(ValueError, match="must be 1 or more"):
+        arrange(Encoded([[1]], [[1]], [], []), **wrong)
