@@ -343,30 +343,36 @@ PROBED_TASKS = (
 )
 
 
-def opening(task: str, example: world.Example) -> str:
-    """Returns how an answer begins, up to what must be found.
+def openings(task: str, example: world.Example) -> list[tuple[str, str]]:
+    """Returns (how an answer begins, what must be found next), once or twice.
 
-    Where a list or two numbers come before the conclusion, all but their first word
-    must be found.
+    Where a list or two numbers come before the conclusion, first all but their first
+    word must be found, and then the conclusion.
     """
     form = world.WORDINGS[task]["answer"]
-    if form.startswith("{Counted}"):
-        return world.say(task, example).split(" ")[0] + " "
-    return world.fill(form[: form.index("{a}")], example.slots)
+    begun = world.fill(form[: form.index("{a}")], example.slots).rstrip()
+    parts = [(begun, example.answer)]
+    if "{Counted}" in form:
+        number, rest = world.upper_first(example.slots["counted"]).split(" ", 1)
+        parts.insert(0, (number, rest))
+    return parts
 
 
-def cloze(task: str, count: int, *, seed: int) -> list[tuple[str, str]]:
-    """Returns (prose up to the answer, answer) pairs of one task."""
-    rng, pairs = Random(f"probe {task} {seed}"), []
+def cloze(task: str, count: int, *, seed: int) -> list[list[tuple[str, str]]]:
+    """Returns rows of one task; in each, (prose, what comes next) pairs."""
+    rng, rows = Random(f"probe {task} {seed}"), []
     for _ in range(count):
         example = world.draw_together(rng, [task])[1][0]
         question = make_general.ask(rng, task, example)
-        told, said = opening(task, example), world.say(task, example)
         text = make_general.frame_list(rng, example.text)
-        # a token holds the space before its word
-        prose = f"{text} {question} {told.rstrip()}".strip()
-        pairs.append((prose, said[len(told.rstrip()) :]))
-    return pairs
+        rows.append(
+            [
+                # a token holds the space before its word
+                (f"{text} {question} {told}".strip(), f" {found}")
+                for told, found in openings(task, example)
+            ]
+        )
+    return rows
 
 
 def polarity(lexicon: str, split: str, count: int, *, seed: int) -> list[tuple]:
@@ -401,23 +407,26 @@ def tone(count: int) -> list[tuple]:
 
 @torch.no_grad()
 def continues(
-    model: LlamaForCausalLM, tokenizer, pairs: list[tuple[str, str]]
+    model: LlamaForCausalLM, tokenizer, rows: list[list[tuple[str, str]]]
 ) -> float:
-    """Returns the share of answers whose every token is the likeliest one."""
-    right = 0
+    """Returns the share of rows in which every token to be found is the likeliest."""
+    pairs = [(row, *pair) for row, pairs in enumerate(rows) for pair in pairs]
+    wrong = set()
     for start in range(0, len(pairs), 50):
         batch = pairs[start : start + 50]
-        heads = tokenizer([prose for prose, _ in batch])["input_ids"]
-        tails = tokenizer([a for _, a in batch], add_special_tokens=False)["input_ids"]
+        heads = tokenizer([prose for _, prose, _ in batch])["input_ids"]
+        words = [found for _, _, found in batch]
+        tails = tokenizer(words, add_special_tokens=False)["input_ids"]
         size = max(len(h) + len(t) for h, t in zip(heads, tails, strict=True))
         ids = torch.full((len(batch), size), PAD)
-        for row, (head, tail) in enumerate(zip(heads, tails, strict=True)):
-            ids[row, : len(head) + len(tail)] = torch.tensor(head + tail)
+        for place, (head, tail) in enumerate(zip(heads, tails, strict=True)):
+            ids[place, : len(head) + len(tail)] = torch.tensor(head + tail)
         best = model(ids.to(model.device)).logits.argmax(-1).cpu()
-        for row, (head, tail) in enumerate(zip(heads, tails, strict=True)):
-            said = best[row, len(head) - 1 : len(head) + len(tail) - 1]
-            right += said.tolist() == tail
-    return right / len(pairs)
+        for place, (head, tail) in enumerate(zip(heads, tails, strict=True)):
+            said = best[place, len(head) - 1 : len(head) + len(tail) - 1]
+            if said.tolist() != tail:
+                wrong.add(batch[place][0])
+    return 1 - len(wrong) / len(rows)
 
 
 @torch.no_grad()

@@ -12,6 +12,7 @@ from records import ROOT, file_hash
 from helpers import encoding, generation, metrics, models, statistics
 
 DATA = ROOT / "datasets" / "instructions"
+BATCH = 32  # rows a step
 
 
 def read(split: str) -> list[dict]:
@@ -42,12 +43,14 @@ def train(model, tokenizer, encoded, *, seed: int, rate: float, epochs: float = 
     from trl import SFTConfig, SFTTrainer
 
     set_seed(seed)
+    arranged = encoding.arrange(encoded, BATCH, seed=seed)
     trainer = SFTTrainer(
         model=model,
         args=SFTConfig(
             output_dir=str(ROOT / "build" / "bench"),
             num_train_epochs=epochs,
-            per_device_train_batch_size=32,
+            per_device_train_batch_size=BATCH,
+            train_sampling_strategy="sequential",  # arrange() has shuffled
             learning_rate=rate,
             lr_scheduler_type="cosine",
             warmup_steps=0.05,
@@ -62,7 +65,7 @@ def train(model, tokenizer, encoded, *, seed: int, rate: float, epochs: float = 
             disable_tqdm=True,
             seed=seed,
         ),
-        train_dataset=encoding.to_dataset(encoded),
+        train_dataset=encoding.to_dataset(arranged),
         processing_class=tokenizer,
     )
     trainer.train()
