@@ -351,7 +351,8 @@ def openings(task: str, example: world.Example) -> list[tuple[str, str]]:
     """
     form = world.WORDINGS[task]["answer"]
     begun = world.fill(form[: form.index("{a}")], example.slots).rstrip()
-    parts = [(begun, example.answer)]
+    article = "a " if example.answer.startswith("a ") else ""  # not: "has got a ..."
+    parts = [(f"{begun} {article}".rstrip(), example.answer.removeprefix(article))]
     if "{Counted}" in form:
         number, rest = world.upper_first(example.slots["counted"]).split(" ", 1)
         parts.insert(0, (number, rest))
