@@ -77,7 +77,7 @@ def ask(model, tokenizer, rows: Sequence[dict]) -> list[generation.Answer]:
     """Returns the model's greedy answers."""
     prompts = [chat(row)[:1] for row in rows]
     return generation.answer(
-        model, tokenizer, prompts, max_new_tokens=40, batch_size=128
+        model, tokenizer, prompts, max_new_tokens=64, batch_size=128
     )
 
 
