@@ -80,9 +80,49 @@ def speed_table() -> str:
     )
 
 
+def share(row: dict) -> str:
+    """Returns a row's value and interval in percent."""
+    parts = (f"{100 * row[key]:.0f}" for key in ("value", "low", "high"))
+    return "{} ({} to {})".format(*parts)
+
+
+def instruction_tuning_table() -> str:
+    """Returns exact match by variant and test, means over seeds, and baselines."""
+    rows = rows_of("instruction_tuning")
+    tests = list(dict.fromkeys(row["split"] for row in rows))
+    names = list(dict.fromkeys(row["technique"] for row in rows))
+    found = {(r["technique"], r["split"], r["metric"]): r for r in rows}
+    trained = {row["technique"]: row.get("trainable_parameters") for row in rows}
+    return table(
+        ["variant", "trained parameters", *(test.replace("_", " ") for test in tests)],
+        [
+            [name, f"{trained[name]:,}" if trained[name] else "–"]
+            + [share(found[name, test, "exact match"]) for test in tests]
+            for name in names
+        ],
+    )
+
+
+def flan_table() -> str:
+    """Returns exact match by number of tasks in training, means over five seeds."""
+    rows = rows_of("flan")
+    sizes = sorted({row["tasks"] for row in rows})
+    found = {(row["split"], row["tasks"]): row for row in rows}
+    return table(
+        ["asked", *(f"{size} tasks" for size in sizes)],
+        [
+            [name]
+            + [share(found[name, s]) if (name, s) in found else "–" for s in sizes]
+            for name in dict.fromkeys(row["split"] for row in rows)
+        ],
+    )
+
+
 TABLES = {
     "base": base_table,
     "notebooks": notebooks_table,
+    "instruction_tuning": instruction_tuning_table,
+    "flan": flan_table,
     "speed": speed_table,
 }
 

@@ -21,7 +21,7 @@ import make_instructions  # noqa: E402
 
 SIZES = (4, 8, 16, 28)
 SEEDS = range(5)
-ROWS = 4000
+ROWS = 2000
 RATE = 1.5e-3
 COMMAND = "python benchmarks/flan.py"
 KEPT = records.ROOT / "build" / "flan.json"

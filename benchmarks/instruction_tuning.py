@@ -16,7 +16,7 @@ import tuning
 from helpers import metrics, models, statistics
 
 SEEDS = range(5)
-ROWS = 6000
+ROWS = 3000
 COMMAND = "python benchmarks/instruction_tuning.py"
 KEPT = records.ROOT / "build" / "instruction_tuning.json"
 SPLITS = ("new_rows", "new_wordings", "new_combinations", "held_out")
