@@ -65,7 +65,7 @@ PARTS = (
     "logits",
     "other",
 )
-"""In bytes. "other": the CUDA context, 16-bit casts and dequantised copies of weights."""
+"""In bytes. "other": CUDA's context, and casts or dequantised copies of weights."""
 
 MIB, GIB = 2**20, 2**30
 
@@ -77,13 +77,16 @@ CARDS = {
     "H100 80 GB": 81_559 * MIB,
     "H200 141 GB": 143_771 * MIB,
 }
-"""Bytes in all, as nvidia-smi reports them; github.com/modal-labs/modal-client, #2797."""
+"""Bytes in all as nvidia-smi reports them: github.com/modal-labs/modal-client #2797."""
 
 CONTEXT = GIB // 2
 """Bytes that CUDA and its libraries take beside PyTorch's allocator, roughly."""
 
 MARGIN = 0.05
 """Share of a card that a plan leaves free, for fragments between allocations."""
+
+SHORTEST = 128
+"""Tokens of a row below which a shorter row is no advice."""
 
 LINEAR = (
     "q_proj",
@@ -409,6 +412,8 @@ class Recipe:
             if value not in allowed:
                 known = ", ".join(map(str, allowed))
                 raise PlanError(f"{name} is {value!r}; use one of {known}.")
+        if not 0 <= self.dropout < 1:
+            raise PlanError(f"dropout is {self.dropout}; it must be from 0 to below 1.")
         unknown = [name for name in self.targets if name not in LINEAR]
         if unknown or not self.targets:
             raise PlanError(
@@ -535,8 +540,9 @@ def _mlp_bytes(shape: Shape, recipe: Recipe) -> int:
     inputs = _input_bytes(
         recipe, ("gate_proj", "up_proj"), shape.hidden, _residual(recipe)
     )
-    product = _input_bytes(recipe, ("down_proj",), shape.intermediate, recipe.element)
-    return inputs + product + 3 * recipe.element * shape.intermediate
+    inner = _inner(recipe)
+    product = _input_bytes(recipe, ("down_proj",), shape.intermediate, inner)
+    return inputs + product + 3 * inner * shape.intermediate
 
 
 def _rank_bytes(recipe: Recipe) -> int:
@@ -548,6 +554,11 @@ def _rank_bytes(recipe: Recipe) -> int:
 def _residual(recipe: Recipe) -> int:
     """Bytes of a hidden state: of the embeddings, since sums keep the wider dtype."""
     return max(recipe.element, recipe.weight)
+
+
+def _inner(recipe: Recipe) -> int:
+    """Bytes of a value inside the MLP: bitsandbytes gives back its input's dtype."""
+    return _residual(recipe) if recipe.method == "qlora" else recipe.element
 
 
 def _saved(recipe: Recipe) -> int:
@@ -716,10 +727,10 @@ def _working_bytes(shape: Shape, recipe: Recipe) -> int:
     product that it kept is gone. Eager attention comes when the MLP is done: the
     gradients of scores before and after the softmax live at once, in float32.
     """
-    kept, element = layer_bytes(shape, recipe), recipe.element
+    kept, inner = layer_bytes(shape, recipe), _inner(recipe)
     stream = 2 * _residual(recipe) * shape.hidden
-    product = _input_bytes(recipe, ("down_proj",), shape.intermediate, element)
-    mlp = kept + stream + 3 * element * shape.intermediate - product
+    product = _input_bytes(recipe, ("down_proj",), shape.intermediate, inner)
+    mlp = kept + stream + 3 * inner * shape.intermediate - product
     if recipe.attention != "eager":
         return mlp * recipe.tokens
     scores = 8 * shape.heads * recipe.length
@@ -804,7 +815,7 @@ def largest_batch(shape: Shape, recipe: Recipe, budget: int) -> int:
 
 
 def longest(shape: Shape, recipe: Recipe, budget: int) -> int:
-    """Find the longest row that fits at the recipe's batch, within the context, or 0."""
+    """Find the longest row within the context that fits at the recipe's batch, or 0."""
     return _largest(
         lambda length: plan(shape, replace(recipe, length=length)).peak <= budget,
         max(shape.context, recipe.length),
@@ -825,27 +836,28 @@ def cheapest_change(shape: Shape, recipe: Recipe, budget: int) -> str | None:
 
     One change is preferred to several. They are tried in the order of what they cost:
     nothing (loss, attention), time (checkpointing, optimiser, smaller batches that are
-    accumulated to the same), what is trained (LoRA), the base's precision (QLoRA), and
-    at last the length of the rows.
+    accumulated to the same), precision of what QLoRA leaves in 16 bits, what is trained
+    (LoRA), precision of the whole base (QLoRA), and at last the length of the rows.
 
     Returns:
         The change in words, "" if none is needed, None if none is enough.
     """
 
-    def result(steps: Sequence[_Step]) -> tuple[bool, str]:
-        words, changed = _apply(steps, shape, recipe, budget)
-        return plan(shape, changed).peak <= budget, words
+    def reached(steps: Sequence[_Step]) -> int:
+        """Tokens of a row if it fits then, else 0."""
+        changed = _apply(steps, shape, recipe, budget)[1]
+        return changed.length if plan(shape, changed).peak <= budget else 0
 
-    tried = [(), *((step,) for step in _STEPS)]
-    for steps in [*tried, *(_STEPS[:end] for end in range(2, len(_STEPS) + 1))]:
-        if result(steps)[0]:
-            break
-    else:
+    single = [(), *((step,) for step in _STEPS[:-1])]
+    several = [_STEPS[:end] for end in range(2, len(_STEPS) + 1)]
+    enough = min(SHORTEST, recipe.length)
+    steps = next((s for s in [*single, *several] if reached(s) >= enough), None)
+    if steps is None:
         return None
     for step in reversed(steps):  # leave out what is not needed, the costly first
         fewer = tuple(other for other in steps if other is not step)
-        steps = fewer if result(fewer)[0] else steps
-    return result(steps)[1]
+        steps = fewer if reached(fewer) >= reached(steps) else steps
+    return _apply(steps, shape, recipe, budget)[0]
 
 
 _Step = Callable[[Shape, Recipe, int], tuple[str, Recipe]]
@@ -854,9 +866,12 @@ _Step = Callable[[Shape, Recipe, int], tuple[str, Recipe]]
 def _apply(
     steps: Sequence[_Step], shape: Shape, recipe: Recipe, budget: int
 ) -> tuple[str, Recipe]:
-    """Change a recipe step by step; the words name the steps that changed it."""
+    """Change a recipe step by step; the words name the steps that changed it.
+
+    Batch and length come last, since the rest decides how much of them is possible.
+    """
     said: list[str] = []
-    for step in steps:
+    for step in sorted(steps, key=lambda step: step in (_smaller_batch, _shorter)):
         words, changed = step(shape, recipe, budget)
         said += [words] if changed != recipe else []
         recipe = changed
@@ -873,6 +888,11 @@ def _smaller_optimizer(shape: Shape, recipe: Recipe, _: int) -> tuple[str, Recip
     return "paged_adamw_8bit", smaller if less else recipe
 
 
+def _without_upcast(shape: Shape, recipe: Recipe, _: int) -> tuple[str, Recipe]:
+    changed = replace(recipe, upcast=False) if recipe.method == "qlora" else recipe
+    return "no upcast to float32", changed
+
+
 def _smaller_batch(shape: Shape, recipe: Recipe, budget: int) -> tuple[str, Recipe]:
     """Cut the batch to what fits, or to one row, and make up for it by more passes."""
     passes = 2 if recipe.batch > 1 else 1  # gradients are kept as soon as it is cut
@@ -887,16 +907,15 @@ def _lighter(method: Method, *than: str) -> _Step:
     words = {"lora": "LoRA", "qlora": "QLoRA"}[method]
 
     def step(shape: Shape, recipe: Recipe, _: int) -> tuple[str, Recipe]:
-        return words, replace(
-            recipe, method=method
-        ) if recipe.method in than else recipe
+        changed = replace(recipe, method=method)
+        return words, changed if recipe.method in than else recipe
 
     return step
 
 
 def _shorter(shape: Shape, recipe: Recipe, budget: int) -> tuple[str, Recipe]:
     length = min(recipe.length, max(1, longest(shape, recipe, budget)))
-    return f"rows of {length:,} tokens", replace(recipe, length=length)
+    return f"rows of {length:,}", replace(recipe, length=length)
 
 
 _STEPS: tuple[_Step, ...] = (
@@ -905,6 +924,7 @@ _STEPS: tuple[_Step, ...] = (
     _set("activation checkpointing", checkpointing=True),
     _smaller_optimizer,
     _smaller_batch,
+    _without_upcast,
     _lighter("lora", "full"),
     _lighter("qlora", "full", "lora"),
     _shorter,
@@ -968,7 +988,7 @@ def _text_table(given: Iterable[Mapping[str, str]]) -> str:
     from helpers.views import answers_table
 
     rows = list(given)
-    return answers_table(rows, columns=list(rows[0]), width=100).text
+    return answers_table(rows, columns=list(rows[0]), width=200).text
 
 
 def _part_row(one: Plan) -> dict[str, str]:
