@@ -897,8 +897,10 @@ def _smaller_batch(shape: Shape, recipe: Recipe, budget: int) -> tuple[str, Reci
     """Cut the batch to what fits, or to one row, and make up for it by more passes."""
     passes = 2 if recipe.batch > 1 else 1  # gradients are kept as soon as it is cut
     several = replace(recipe, accumulation=max(passes, recipe.accumulation))
-    rows = min(recipe.batch, max(1, largest_batch(shape, several, budget)))
-    passes = ceil(recipe.batch / rows) * recipe.accumulation
+    most = min(recipe.batch, max(1, largest_batch(shape, several, budget)))
+    passes = ceil(recipe.batch / most)
+    rows = ceil(recipe.batch / passes)
+    passes *= recipe.accumulation
     words = f"batch {rows} accumulated over {passes} passes"
     return words, replace(recipe, batch=rows, accumulation=passes)
 
