@@ -220,13 +220,13 @@ def read_shape(config: Any, *, name: str = "model") -> Shape:
     >>> f"{parameters(read_shape(config))['total']:,}"  # Llama 2 7B
     '6,738,415,616'
     """
-    if not isinstance(config, Mapping) or config.get("model_type") not in FAMILIES:
-        kind = config.get("model_type") if isinstance(config, Mapping) else None
+    kind = config.get("model_type") if isinstance(config, Mapping) else None
+    if not isinstance(kind, str) or kind not in FAMILIES:
         raise PlanError(
             f"The configuration of {name} has the model_type {kind!r}; plans are made "
             f"for {', '.join(FAMILIES)}."
         )
-    family = FAMILIES[config["model_type"]]
+    family = FAMILIES[kind]
     number = _Numbers(config, name)
     heads, hidden = number("num_attention_heads"), number("hidden_size")
     kv_heads = number("num_key_value_heads", heads)
@@ -238,7 +238,7 @@ def read_shape(config: Any, *, name: str = "model") -> Shape:
     asked = bool(config.get("attention_bias"))
     return Shape(
         name=name,
-        family=config["model_type"],
+        family=kind,
         vocabulary=number("vocab_size"),
         hidden=hidden,
         intermediate=number("intermediate_size"),
@@ -513,8 +513,9 @@ def layer_bytes(shape: Shape, recipe: Recipe) -> int:
 def _norm_bytes(shape: Shape, recipe: Recipe) -> int:
     """RMSNorm keeps its input in float32, and the normalised value if it is trained."""
     full = recipe.method == "full"
-    wide = 4 + full * _residual(recipe)
-    of_heads = 4 + full * recipe.element
+    gemma = shape.family.startswith("gemma")  # multiplies in float32
+    wide = 4 + full * (4 if gemma else _residual(recipe))
+    of_heads = 4 + full * (4 if gemma else recipe.element)
     heads = shape.head_norms * (shape.queries + shape.keys) * of_heads
     return shape.norms * shape.hidden * wide + heads
 

@@ -349,6 +349,7 @@ SAVED = {
     "full, eager": (replace(FULL, **PURE, attention="eager"), SMALL),
     "full, eager, float32": (replace(FULL, compute="float32", attention="eager"), EVEN),
     "full, Qwen 3": (replace(FULL, **PURE), {**EVEN, "model_type": "qwen3"}),
+    "full, Gemma": (replace(FULL, **PURE), {**EVEN, "model_type": "gemma"}),
     "LoRA": (replace(LORA, **PURE), EVEN),
     "LoRA in bf16": (replace(LORA, **PURE, adapters="bfloat16"), EVEN),
     "LoRA under autocast": (LORA, EVEN),
@@ -380,7 +381,7 @@ def test_a_layer_of_gpt_by_korthikanti_is_of_the_same_order() -> None:
 
 SHAPES = {
     **{name: public(name) for name in PUBLIC},
-    "a 14B": read_shape(config("qwen2", "152064 5120 13824 48 40 8 131072")),
+    "Qwen2.5-14B": read_shape(config("qwen2", "152064 5120 13824 48 40 8 131072")),
     "Llama-3.1-70B": read_shape(config("llama", "128256 8192 28672 80 64 8 131072")),
     "Llama-65B": read_shape(config("llama", "32000 8192 22016 80 64 64 2048")),
 }
@@ -494,7 +495,7 @@ PUBLISHED = {
             ("Llama-3.2-3B", 3.5, -6.5),
             ("Llama-2-7b", 5, 3.2),
             ("Llama-3.1-8B", 6, 17.6),
-            ("a 14B", 8.5, 37.3),
+            ("Qwen2.5-14B", 8.5, 37.3),
             ("Llama-3.1-70B", 41, 5.4),
         ]
     },
@@ -806,6 +807,7 @@ def test_recipes_that_make_no_sense(change: dict, message: str) -> None:
     [
         ([], "model_type None"),
         ({}, "model_type None"),
+        ({"model_type": ["llama"]}, "model_type .'llama'."),
         ({**SMALL, "model_type": "gpt2"}, "model_type 'gpt2'; plans are made for"),
         ({**SMALL, "hidden_size": "64"}, "'64' for hidden_size"),
         ({**SMALL, "vocab_size": None}, "None for vocab_size"),
