@@ -333,9 +333,8 @@ def nf4_bytes(elements: int, *, double: bool = True) -> int:
     """Bytes of a matrix in bitsandbytes' NF4, its constants included.
 
     Half a byte for each weight and a scale for each 64: four bytes, or with double
-    quantisation one, then four for each 256 scales and four for their mean. The table
-    of 16 levels, in float32, is kept with each matrix; the 256 levels that scales are
-    rounded to are kept once for all (:data:`NF4_SHARED`).
+    quantisation one, then four for each 256 scales and four for their mean. The
+    16 levels of weights, and the 256 of scales, are kept with each matrix in float32.
 
     Source: Dettmers et al. 2023, arXiv 2305.14314, section 3; bitsandbytes 0.50.
 
@@ -343,11 +342,12 @@ def nf4_bytes(elements: int, *, double: bool = True) -> int:
     4.127
     """
     blocks = ceil(elements / 64)
-    scales = blocks + 4 * ceil(blocks / 256) + 4 if double else 4 * blocks
-    return ceil(elements / 2) + scales + NF4_TABLE
-
-
-NF4_TABLE, NF4_SHARED = 16 * 4, 256 * 4
+    levels = 4 * 16
+    scales = 4 * blocks
+    if double:
+        levels += 4 * 256
+        scales = blocks + 4 * ceil(blocks / 256) + 4
+    return ceil(elements / 2) + scales + levels
 
 
 # ------------------------------------------------------------------------- recipes
@@ -474,7 +474,7 @@ def weight_bytes(shape: Shape, recipe: Recipe) -> int:
     if recipe.method != "qlora":
         return rest + recipe.weight * counts["linear"]
     matrices = sum(nf4_bytes(i * o) for i, o in shape.linear.values())
-    return rest + shape.layers * matrices + NF4_SHARED
+    return rest + shape.layers * matrices
 
 
 def trained(shape: Shape, recipe: Recipe) -> tuple[int, int]:
