@@ -15,9 +15,10 @@ One training step has four moments that can be its peak, and :func:`plan` comput
 
 Bytes that one layer keeps for its backward pass, for each token (d hidden, f
 intermediate, q and k widths of queries and keys, e bytes of the compute dtype; every
-linear layer trained; :func:`layer_bytes` has the other cases):
+linear layer trained in e; :func:`layer_bytes` has the other cases, and the tests hold
+it against what autograd saves: the same to the byte):
 
-    2 norms × (4d + e·d)          float32 copy of the input, normalised value
+    2 norms × (4d + e·d + 4)      float32 copy of the input, normalised value, 1/RMS
     2 × e·d                       inputs of q, k, v and of gate, up
     e·(2q + 2k) + 4·heads         queries, keys, values, output, log-sum-exp
     4 × e·f                       gate, its activation, up, their product
@@ -364,7 +365,7 @@ class Recipe:
         accumulation: forward passes for an optimiser step.
         rank: of LoRA.
         targets: the linear layers that LoRA adapts.
-        dropout: of LoRA; any above 0 costs a copy of each adapted input.
+        dropout: of LoRA; any above 0 costs a copy of each adapted input, and a mask.
         optimizer: by its name in transformers; "adamw" keeps two values in the
             parameter's dtype, "8bit" two bytes, "32bit" eight. What is paged may move
             to the host in need, and is counted in full here.
@@ -511,13 +512,16 @@ def layer_bytes(shape: Shape, recipe: Recipe) -> int:
 
 
 def _norm_bytes(shape: Shape, recipe: Recipe) -> int:
-    """RMSNorm keeps its input in float32, and the normalised value if it is trained."""
+    """RMSNorm keeps its input and 1 / RMS in float32, and if trained, the product."""
     full = recipe.method == "full"
     gemma = shape.family.startswith("gemma")  # multiplies in float32
     wide = 4 + full * (4 if gemma else _residual(recipe))
     of_heads = 4 + full * (4 if gemma else recipe.element)
-    heads = shape.head_norms * (shape.queries + shape.keys) * of_heads
-    return shape.norms * shape.hidden * wide + heads
+    values = shape.norms * shape.hidden * wide
+    if not shape.head_norms:
+        return values + 4 * shape.norms
+    values += (shape.queries + shape.keys) * of_heads
+    return values + 4 * (shape.norms + shape.heads + shape.kv_heads)
 
 
 def _attention_bytes(shape: Shape, recipe: Recipe) -> int:

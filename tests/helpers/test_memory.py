@@ -199,14 +199,15 @@ def test_lora_parameters_are_pefts(targets: tuple[str, ...]) -> None:
 @pytest.fixture(scope="module")
 def four_bits():
     """The shipped base, loaded in NF4 with double quantisation, on the CPU."""
-    return load_four_bits(double=True)
+    return load_four_bits()
 
 
-def load_four_bits(*, double: bool):
+def load_four_bits(*, double: bool = True, layers: int = 4):
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
     return AutoModelForCausalLM.from_pretrained(
         models.SHIPPED,
+        num_hidden_layers=layers,
         dtype=torch.bfloat16,
         device_map="cpu",
         quantization_config=BitsAndBytesConfig(
@@ -237,11 +238,7 @@ def test_four_bit_matrices_without_double_quantisation_are_exact() -> None:
 def test_upcast_is_what_peft_prepares(four_bits) -> None:
     import copy
 
-    from peft import prepare_model_for_kbit_training
-
-    model = prepare_model_for_kbit_training(
-        copy.deepcopy(four_bits), use_gradient_checkpointing=False
-    )
+    model = prepared(copy.deepcopy(four_bits), upcast=True)
     outside = [
         weight
         for weight in model.parameters()
@@ -313,6 +310,9 @@ def is_copy(tensor: torch.Tensor, model) -> bool:
 
 
 def for_training(recipe: Recipe, kind: dict):
+    if recipe.method == "qlora":
+        model = load_four_bits(layers=kind["num_hidden_layers"])
+        return with_adapters(prepared(model, upcast=recipe.upcast), recipe).train()
     from transformers import AutoConfig, AutoModelForCausalLM
 
     own = dict(kind)
@@ -336,7 +336,19 @@ def with_adapters(model, recipe: Recipe):
         task_type="CAUSAL_LM",
     )
     model.enable_input_require_grads()
-    return get_peft_model(model, wanted, autocast_adapter_dtype=recipe.adapter == 4)
+    adapted = get_peft_model(model, wanted, autocast_adapter_dtype=recipe.adapter == 4)
+    for weight in adapted.parameters():
+        if weight.requires_grad and recipe.adapter == 2:  # as TRL does for QLoRA
+            weight.data = weight.data.to(torch.bfloat16)
+    return adapted
+
+
+def prepared(model, *, upcast: bool):
+    from peft import prepare_model_for_kbit_training
+
+    if not upcast:
+        return model.requires_grad_(False)
+    return prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
 
 
 FULL = Recipe(method="full", batch=3, length=40)
@@ -357,7 +369,6 @@ SAVED = {
     "LoRA under autocast": (LORA, EVEN),
     "LoRA in float32": (replace(LORA, compute="float32"), EVEN),
     "LoRA on q and v": (replace(LORA, **PURE, targets=("q_proj", "v_proj")), EVEN),
-    "LoRA with dropout": (replace(LORA, **PURE, dropout=0.1), EVEN),
     "LoRA, eager": (replace(LORA, attention="eager"), SMALL),
     "LoRA, Gemma 3": (replace(LORA, **PURE), {**EVEN, "model_type": "gemma3_text"}),
 }
@@ -366,8 +377,29 @@ SAVED = {
 @pytest.mark.parametrize("name", SAVED)
 def test_what_a_layer_keeps_is_what_autograd_saves(name: str) -> None:
     recipe, kind = SAVED[name]
-    seen = kept_by_a_layer(recipe, kind)
-    assert layer_bytes(read_shape(kind), recipe) == pytest.approx(seen, rel=0.02)
+    planned, seen = layer_bytes(read_shape(kind), recipe), kept_by_a_layer(recipe, kind)
+    if "Gemma" in name:  # keeps 1 + weight as well, whatever the number of tokens
+        assert seen > planned == pytest.approx(seen, rel=0.002)
+    else:
+        assert planned == seen
+
+
+def test_dropout_keeps_what_it_drops() -> None:
+    """Its mask has a byte for each value on a GPU, and the value's dtype on a CPU."""
+    recipe = replace(LORA, **PURE, dropout=0.1)
+    shape = read_shape(EVEN)
+    inputs = sum(width for width, _ in shape.linear.values())
+    assert layer_bytes(shape, recipe) + (4 - 1) * inputs == kept_by_a_layer(
+        recipe, EVEN
+    )
+
+
+@pytest.mark.parametrize("upcast", [True, False])
+def test_what_a_layer_keeps_in_four_bits(upcast: bool) -> None:
+    recipe = replace(LORA, method="qlora", upcast=upcast)
+    kind = json.loads((models.SHIPPED / "config.json").read_text("utf-8"))
+    planned = layer_bytes(read_shape(kind), recipe)
+    assert planned == kept_by_a_layer(recipe, kind)
 
 
 def test_a_layer_of_gpt_by_korthikanti_is_of_the_same_order() -> None:
