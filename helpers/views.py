@@ -34,6 +34,7 @@ _ANSWER_COLUMNS = ("prompt", "before", "after", "reference")
 _COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _LINES = ("-", "--", "-.", ":")
+_HATCHES = ("", "///", "...", "xxx", "\\\\\\", "ooo", "---", "+++")
 
 _BYTE_TOKEN = re.compile("<0x[0-9A-F]{2}>")  # SentencePiece's byte fallback
 
@@ -401,6 +402,79 @@ def interval_plot(
         size=(6.4, 1.3 + 0.34 * len(rows) + (0.3 if baselines else 0)),
         title=title,
         alt=f"{x_label or 'value'} with interval. {'; '.join(described)}.",
+    )
+
+
+def stacked_bars(
+    rows: Mapping[str, Mapping[str, float]],
+    *,
+    x_label: str = "",
+    title: str = "",
+    digits: int = 1,
+) -> Figure:
+    """Draw what sums are made of: a bar for each, its parts one after the other.
+
+    Args:
+        rows: For each bar its parts by name, none negative, from top to bottom. Parts
+            that are 0 everywhere are left out.
+        x_label: What the sums are, with their unit.
+        title: A heading, best the finding in words.
+        digits: Decimals of the sum at the end of a bar.
+
+    Returns:
+        A figure; `figure.alt` says in words what it shows.
+
+    Raises:
+        ValueError: If there is no bar, or a part is negative or not finite.
+    """
+    _check_some(rows, "rows")
+    for label, parts in rows.items():
+        for name, size in parts.items():
+            if not 0 <= size < math.inf:  # a comparison with nan is false as well
+                raise ValueError(
+                    f"the part {name!r} of {label!r} is {size}; give a finite number "
+                    "from 0"
+                )
+    named = dict.fromkeys(name for parts in rows.values() for name in parts)
+    names = [n for n in named if any(parts.get(n) for parts in rows.values())]
+    sums = [sum(parts.values()) for parts in rows.values()]
+
+    def draw(axes: Axes) -> None:
+        heights = range(len(rows))
+        ends = [0.0] * len(rows)
+        for number, name in enumerate(names):
+            sizes = [parts.get(name, 0) for parts in rows.values()]
+            axes.barh(
+                heights,
+                sizes,
+                left=ends,
+                height=0.6,
+                color="white" if number % 2 else "#d9d9d9",
+                edgecolor=_COLOURS[number % len(_COLOURS)],
+                hatch=_HATCHES[number % len(_HATCHES)],
+                label=_plain(name),
+            )
+            ends = [end + size for end, size in zip(ends, sizes, strict=True)]
+        for height, total in zip(heights, sums, strict=True):
+            axes.text(total, height, f" {total:.{digits}f}", va="center")
+        axes.set_yticks(heights, [_plain(label) for label in rows])
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+        axes.set_xlim(0, max(sums) * 1.12 or 1)
+        axes.set_xlabel(_plain(x_label))
+        axes.grid(visible=False, axis="y")
+        if names:
+            axes.figure.legend(loc="outside lower center", ncols=4)
+
+    described = [
+        f"{label}: {total:.{digits}f}"
+        + "".join(f", {n} {parts[n]:.{digits}f}" for n in names if n in parts)
+        for (label, parts), total in zip(rows.items(), sums, strict=True)
+    ]
+    return _figure(
+        draw,
+        size=(6.4, 1.7 + 0.45 * len(rows)),
+        title=title,
+        alt=f"{x_label or 'sum'} by part. {'; '.join(described)}.",
     )
 
 

@@ -25,6 +25,7 @@ from helpers.views import (
     interval_text,
     learning_curve,
     records_table,
+    stacked_bars,
     style,
     token_view,
 )
@@ -465,6 +466,54 @@ def test_interval_plot_of_one_value_that_is_no_proportion():
 def test_interval_plot_says_what_it_found(rows, message):
     with pytest.raises(ValueError, match=message):
         interval_plot(rows)
+
+
+PARTS = {
+    "full": {"weights": 4.0, "gradients": 4.0, "spare": 0},
+    "LoRA_1": {"weights": 2.0, "_adapters$": 0.25},
+}
+
+
+def test_stacked_bars_draw_their_parts_and_say_them_in_words():
+    figure = stacked_bars(PARTS, x_label="GiB", title="Memory")
+    axes = figure.axes[0]
+    weights, gradients, adapters = axes.containers
+    assert [bar.get_width() for bar in weights] == [4.0, 2.0]
+    assert [bar.get_x() for bar in gradients] == [4.0, 2.0]
+    assert [bar.get_width() for bar in adapters] == [0, 0.25]
+    assert [bar.get_x() for bar in adapters] == [8.0, 2.0]
+    assert [text.get_text() for text in axes.texts] == [" 8.0", " 2.2"]
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == ["full", "LoRA_1"]
+    assert axes.get_ylim()[0] > axes.get_ylim()[1]  # the first row on top
+    hatches = [bars[0].get_hatch() for bars in axes.containers]
+    assert len(set(hatches)) == 3  # distinct in black and white
+    assert len(legend_of(figure)) == 3
+    assert figure.alt == (
+        "Memory. GiB by part. full: 8.0, weights 4.0, gradients 4.0; "
+        "LoRA_1: 2.2, weights 2.0, _adapters$ 0.2."
+    )
+    drawn(figure)
+
+
+def test_stacked_bars_of_nothing():
+    figure = stacked_bars({"empty": {"weights": 0}})
+    assert not figure.legends
+    assert figure.alt == "sum by part. empty: 0.0."
+    drawn(figure)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ({}, "rows is empty"),
+        ({"a": {"x": -1}}, "the part 'x' of 'a' is -1"),
+        ({"a": {"x": math.nan}}, "is nan; give a finite number from 0"),
+        ({"a": {"x": math.inf}}, "is inf"),
+    ],
+)
+def test_stacked_bars_say_what_they_found(rows, message):
+    with pytest.raises(ValueError, match=message):
+        stacked_bars(rows)
 
 
 def test_style_is_what_matplotlib_takes_and_changes_nothing_by_itself():

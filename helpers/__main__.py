@@ -1,0 +1,114 @@
+"""Commands: `python -m helpers memory MODEL`; `--help` tells the options of each.
+
+A command that cannot do what was asked says why in one sentence and exits with 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn, get_args
+
+from helpers import memory
+
+
+class _Parser(argparse.ArgumentParser):
+    """One sentence for an error, instead of the usage and a sentence."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; --help tells what it takes.\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        arguments: those of the command line, or None to take them from there.
+
+    Returns:
+        The exit status: 0, or 2 where the command could not be done.
+    """
+    parser = _Parser(prog="python -m helpers", description=__doc__)
+    commands = parser.add_subparsers(
+        required=True, metavar="COMMAND", parser_class=_Parser
+    )
+    _add_memory(commands.add_parser("memory", help="will it fit on this GPU?"))
+    options = parser.parse_args(arguments)
+    run: Callable[[argparse.Namespace], None] = options.run
+    try:
+        run(options)
+    except (ValueError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+def _add_memory(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=_memory)
+    add = parser.add_argument
+    add("model", help="a folder, a config.json or an id on the Hub; no weights needed")
+    add("--method", action="append", choices=memory.METHODS, help="default: all three")
+    add("--batch", type=int, default=1, help="rows in a forward pass (1)")
+    add("--length", type=int, help="tokens of a row (2048, or the model's context)")
+    add("--accumulation", type=int, default=1, help="passes for an optimiser step (1)")
+    add("--rank", type=int, default=16, help="of LoRA (16)")
+    add("--targets", default="all-linear", help="such as q_proj,v_proj (all-linear)")
+    _add_choice(parser, "optimizer", memory.Optimizer, "adamw")
+    _add_choice(parser, "attention", memory.Attention, "flash")
+    _add_choice(parser, "loss", memory.Loss, "fused")
+    _add_choice(parser, "compute", memory.Dtype, "bfloat16")
+    add("--no-checkpointing", action="store_true", help="keep all activations")
+    add("--json", action="store_true", help="print a record, sizes in bytes")
+    add("--plot", metavar="FILE", help="draw the parts as bars, such as plan.png")
+
+
+def _add_choice(
+    parser: argparse.ArgumentParser, name: str, kind: object, default: str
+) -> None:
+    known = get_args(kind)
+    told = f"{', '.join(known)} ({default})"
+    parser.add_argument(
+        f"--{name}", choices=known, default=default, metavar="NAME", help=told
+    )
+
+
+def _memory(options: argparse.Namespace) -> None:
+    shape = memory.load_shape(options.model)
+    recipes = [_recipe(method, options, shape) for method in _methods(options)]
+    plans = [memory.plan(shape, recipe) for recipe in recipes]
+    if options.plot:
+        memory.draw(plans).savefig(options.plot)
+    if options.json:
+        print(json.dumps(memory.as_record(plans), indent=2))
+    else:
+        print(memory.report(plans))
+
+
+def _methods(options: argparse.Namespace) -> list[str]:
+    return list(dict.fromkeys(options.method or memory.METHODS))
+
+
+def _recipe(
+    method: str, options: argparse.Namespace, shape: memory.Shape
+) -> memory.Recipe:
+    named = tuple(options.targets.split(","))
+    length = options.length
+    return memory.Recipe(
+        method=method,
+        batch=options.batch,
+        length=min(2048, shape.context) if length is None else length,
+        accumulation=options.accumulation,
+        rank=options.rank,
+        targets=memory.LINEAR if options.targets == "all-linear" else named,
+        optimizer=options.optimizer,
+        checkpointing=not options.no_checkpointing,
+        attention=options.attention,
+        loss=options.loss,
+        compute=options.compute,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
