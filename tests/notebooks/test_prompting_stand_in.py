@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOK = ROOT / "notebooks" / "04_prompt_engineering.ipynb"
 FEWER = {
     "DEV, TEST = 240, 400": "DEV, TEST = 8, 8",
-    "ASKED = 80": "ASKED = 2",
+    "ASKED = 60": "ASKED = 2",
     "DRAWS = 3": "DRAWS = 1",
 }
 """The same cells on fewer rows: random weights have nothing to be measured."""
