@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
     from transformers import (
+        Cache,
         GenerationConfig,
         PreTrainedModel,
         PreTrainedTokenizerBase,
@@ -112,6 +114,7 @@ def score_labels(
     labels: Sequence[str],
     *,
     batch_size: int = 32,
+    reuse_prefix: bool = False,
 ) -> dict[str, np.ndarray]:
     """Log-likelihood of each label as the continuation of each prompt.
 
@@ -126,6 +129,9 @@ def score_labels(
         prompts: texts, or lists of messages, which get the opening of an answer.
         labels: texts, the same for every prompt.
         batch_size: sequences at a time.
+        reuse_prefix: run the tokens that all prompts begin with (the same instruction
+            or examples) once, and keep their keys and values for every prompt. The
+            scores are the same up to rounding. A soft prompt is run each time.
 
     Returns:
         Arrays ``(prompts, labels)``, in nats: "sum", log p(label | prompt), and
@@ -167,7 +173,9 @@ def score_labels(
                 "longer text or with a BOS token."
             )
         starts += [start] * count
-    logs = _log_likelihoods(model, tokenizer, closed, starts, batch_size)
+    logs = _log_likelihoods(
+        model, tokenizer, closed, starts, batch_size, reuse_prefix=reuse_prefix
+    )
     shape = (len(prompts), count)
     sums = np.array([sum(row) for row in logs]).reshape(shape)
     sizes = np.array([len(row) for row in logs]).reshape(shape)
@@ -304,6 +312,8 @@ def _log_likelihoods(
     sequences: Sequence[Sequence[int]],
     starts: Sequence[int],
     batch_size: int,
+    *,
+    reuse_prefix: bool = False,
 ) -> list[list[float]]:
     """Log-probability of each token from ``start`` on, given all before it.
 
@@ -320,22 +330,61 @@ def _log_likelihoods(
         contexts.setdefault(tuple(sequence[:-1]), []).append(index)
     unique = list(contexts)
     pad = tokenizer.pad_token_id or 0
+    reuse = reuse_prefix and _virtual_tokens(model) == 0
+    shared = _shared(unique, starts) if reuse else 0
     logs: dict[int, list[float]] = {}
     with _evaluating(model), torch.no_grad():
+        cache = _cache(model, unique[0][:shared]) if shared else None
         for batch in _batches(unique, batch_size):
             rows = [unique[number] for number in batch]
-            width = max(map(len, rows))
-            ids = [[*row] + [pad] * (width - len(row)) for row in rows]
-            mask = [[1] * len(row) + [0] * (width - len(row)) for row in rows]
-            logits = model(
-                input_ids=torch.tensor(ids, device=model.device),
-                attention_mask=torch.tensor(mask, device=model.device),
-                use_cache=False,
-            ).logits[:, -width:]  # a soft prompt stands before them
+            logits = _logits(model, [row[shared:] for row in rows], pad, cache, shared)
             for row, row_logits in zip(rows, logits, strict=True):
                 for index in contexts[row]:
-                    logs[index] = _scores(row_logits, sequences[index], starts[index])
+                    wanted, start = sequences[index][shared:], starts[index] - shared
+                    logs[index] = _scores(row_logits, wanted, start)
     return [logs[index] for index in range(len(sequences))]
+
+
+def _shared(contexts: Sequence[Sequence[int]], starts: Sequence[int]) -> int:
+    """Number of leading tokens that all contexts share and nothing is read from."""
+    if len(contexts) < 2:
+        return 0
+    common = min(_common(contexts[0], context) for context in contexts)
+    # The token before the first one scored must be run: its logits are needed.
+    return min(common, min(starts) - 1)
+
+
+def _cache(model: PreTrainedModel, prefix: Sequence[int]) -> Cache:
+    """Keys and values of a prefix, for one row."""
+    import torch
+
+    ids = torch.tensor([prefix], device=model.device)
+    return model(input_ids=ids, use_cache=True, logits_to_keep=1).past_key_values
+
+
+def _logits(
+    model: PreTrainedModel,
+    rows: Sequence[Sequence[int]],
+    pad: int,
+    cache: Cache | None,
+    cached: int,
+) -> torch.Tensor:
+    """Logits ``(rows, tokens, ids)`` of rows that follow ``cached`` tokens."""
+    import torch
+
+    width = max(map(len, rows))
+    ids = [[*row] + [pad] * (width - len(row)) for row in rows]
+    mask = [[1] * (cached + len(row)) + [0] * (width - len(row)) for row in rows]
+    if cache is not None:
+        cache = copy.deepcopy(cache)  # the model would append to it
+        cache.batch_repeat_interleave(len(rows))
+    logits = model(
+        input_ids=torch.tensor(ids, device=model.device),
+        attention_mask=torch.tensor(mask, device=model.device),
+        past_key_values=cache,
+        use_cache=cache is not None,
+    ).logits
+    return logits[:, -width:]  # a soft prompt stands before them
 
 
 def _scores(logits: torch.Tensor, sequence: Sequence[int], start: int) -> list[float]:

@@ -375,6 +375,73 @@ def test_scores_with_a_soft_prompt(tuned):
     assert together[0, 0] == pytest.approx(sum(logs), abs=1e-4)
 
 
+def widths(model):
+    """Record the shape of every batch of ids that a copy of the model is given."""
+    watched, shapes = copy.deepcopy(model), []
+    watched.register_forward_hook(
+        lambda _, __, kwargs, ___: shapes.append(tuple(kwargs["input_ids"].shape)),
+        with_kwargs=True,
+    )
+    return watched, shapes
+
+
+SHARED = "Mira has the key. The dog is in the garden. "
+
+
+def test_a_reused_prefix_gives_the_same_scores_for_less_reading(pair):
+    model, tokenizer = pair
+    prompts = [SHARED + ending for ending in ("the red", "one", "who has the old")]
+    whole = score_labels(model, tokenizer, prompts, LABELS)
+    watched, shapes = widths(model)
+    reused = score_labels(
+        watched, tokenizer, prompts, LABELS, batch_size=5, reuse_prefix=True
+    )
+    for key in ("sum", "mean"):
+        assert reused[key] == pytest.approx(whole[key], abs=1e-4)
+    prefix, *rest = shapes
+    assert prefix[0] == 1 and prefix[1] >= 10
+    assert sum(rows for rows, _ in rest) <= len(prompts) * len(LABELS)
+    closed = [tokenizer(p + label).input_ids for p in prompts for label in LABELS]
+    assert max(width for _, width in rest) == max(map(len, closed)) - 1 - prefix[1]
+
+
+def test_a_reused_prefix_leaves_the_last_token_to_be_run(tiny_model, tiny_tokenizer):
+    """Prompts that are all the same share everything, but not their last token."""
+    watched, shapes = widths(tiny_model)
+    labels = [" the old box", " key and dog"]
+    prompts = [SHARED.strip()] * 2
+    reused = score_labels(watched, tiny_tokenizer, prompts, labels, reuse_prefix=True)
+    whole = score_labels(tiny_model, tiny_tokenizer, prompts, labels)
+    assert reused["sum"] == pytest.approx(whole["sum"], abs=1e-4)
+    size = len(tiny_tokenizer(SHARED.strip()).input_ids)
+    assert shapes[0] == (1, size - 1)
+
+
+def test_nothing_is_reused_where_nothing_is_shared(tiny_model, tiny_tokenizer, tuned):
+    watched, shapes = widths(tiny_model)
+    score_labels(watched, tiny_tokenizer, ["the red"], [" box"], reuse_prefix=True)
+    assert len(shapes) == 1
+    bare = copy.deepcopy(tiny_tokenizer)
+    bare.add_bos_token = False
+    from tokenizers import processors
+
+    bare.backend_tokenizer.post_processor = processors.ByteLevel()
+    pairs = ["the red ball", "one red ball"]
+    reused = score_labels(tiny_model, bare, pairs, LABELS, reuse_prefix=True)
+    assert (reused["sum"] == score_labels(tiny_model, bare, pairs, LABELS)["sum"]).all()
+    model, tokenizer = tuned  # PEFT puts a soft prompt before every batch itself
+    prompts = [SHARED + "one", SHARED + "two"]
+    reused = score_labels(model, tokenizer, prompts, LABELS, reuse_prefix=True)
+    whole = score_labels(model, tokenizer, prompts, LABELS)
+    assert reused["sum"] == pytest.approx(whole["sum"], abs=1e-4)
+
+
+def test_a_reused_prefix_counts_for_the_context(tiny_model, tiny_tokenizer):
+    prompts = ["one " * 150 + last for last in ("two", "three")]
+    with pytest.raises(DataError, match=r"prompt 1 \(index 0\) is \d+ tokens long"):
+        score_labels(tiny_model, tiny_tokenizer, prompts, [" yes"], reuse_prefix=True)
+
+
 def test_labels_and_prompts_that_cannot_be_scored(tiny_model, tiny_tokenizer):
     with pytest.raises(DataError, match=r"Label 2 \(index 1\) is empty"):
         score_labels(tiny_model, tiny_tokenizer, ["one"], [" yes", " "])
