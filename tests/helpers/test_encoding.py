@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from helpers.encoding import (
     MASKED,
     Encoded,
+    class_ids,
     encode,
     encode_prompts,
     render,
@@ -648,3 +649,32 @@ def test_bad_prompts_are_named(tokenizers):
         encode_prompts(["x", ""], bare)
     bare.bos_token = bare.eos_token = None
     assert encode_prompts(["x"], bare) == [bare("x").input_ids]
+
+
+# ----------------------------------------------------------------------- class labels
+
+
+@given(st.lists(st.text(min_size=1).filter(str.strip), min_size=1))
+def test_class_ids_lead_back_to_the_labels(labels):
+    ids, names = class_ids(labels)
+    assert [names[number] for number in ids] == labels
+    assert names == sorted(set(labels))
+    assert class_ids(labels, names=names[::-1])[0] == [
+        len(names) - 1 - number for number in ids
+    ]
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([], "There are no labels"),
+        (["irony", " "], "row 2 (index 1) has the label ' '"),
+        (["irony", None], "row 2 (index 1) has the label None"),
+        (["irony", "joke"], "'joke', which training never saw (it saw irony, literal)"),
+    ],
+)
+def test_bad_labels_are_named_in_one_sentence(labels, message):
+    with pytest.raises(DataError) as caught:
+        class_ids(labels, names=["irony", "literal"])
+    assert message in str(caught.value)
+    assert str(caught.value).count("\n") == 0
