@@ -4,7 +4,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-SCRIPTS = ("speed.py", "scoring.py", "instruction_tuning.py", "flan.py")
+SCRIPTS = (
+    "speed.py",
+    "scoring.py",
+    "scaling.py",
+    "adaptive.py",
+    "fine_tuning.py",
+    "instruction_tuning.py",
+    "flan.py",
+)
 
 if __name__ == "__main__":
     for script in SCRIPTS:

@@ -267,6 +267,52 @@ def encode_prompts(
     return ids
 
 
+def class_ids(
+    labels: Iterable[Any], *, names: Sequence[str] | None = None
+) -> tuple[list[int], list[str]]:
+    """Number the labels of a classification task.
+
+    Call it on the training labels first, then on the others with the names that it
+    returned: a label that training never saw has no output in the model's head.
+
+    Args:
+        labels: one for each row.
+        names: the labels in the order of the head's outputs; None: those found, in
+            alphabetical order.
+
+    Returns:
+        The number of each row's label, and the names.
+
+    Raises:
+        DataError: if there are no labels, if one is no text or empty, or if one is
+            not among ``names``. The row is named.
+
+    >>> ids, names = class_ids(["irony", "literal", "irony"])
+    >>> ids, names
+    ([0, 1, 0], ['irony', 'literal'])
+    >>> class_ids(["literal"], names=names)[0]
+    [1]
+    """
+    labels = list(labels)
+    if not labels:
+        raise DataError("There are no labels; give one for each row.")
+    for index, label in enumerate(labels):
+        if not isinstance(label, str) or not label.strip():
+            raise DataError(
+                f"{_where('row', index)} has the label {label!r}, which is no text to "
+                "be learnt; give it a label or leave the row out."
+            )
+    names = sorted(set(labels)) if names is None else list(names)
+    number = {name: position for position, name in enumerate(names)}
+    for index, label in enumerate(labels):
+        if label not in number:
+            raise DataError(
+                f"{_where('row', index)} has the label {label!r}, which training never "
+                f"saw (it saw {', '.join(names)}); correct it or train with such rows."
+            )
+    return [number[label] for label in labels], names
+
+
 def to_dataset(encoded: Encoded) -> datasets.Dataset:
     """Build the pre-tokenised data set that SFTTrainer takes as it is.
 

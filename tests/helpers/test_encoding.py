@@ -12,6 +12,7 @@ from helpers.encoding import (
     MASKED,
     Encoded,
     arrange,
+    class_ids,
     encode,
     encode_prompts,
     render,
@@ -694,3 +695,32 @@ def test_arranging_saves_padding_and_keeps_batches_mixed():
 def test_a_batch_has_rows(wrong):
     with pytest.raises(ValueError, match="must be 1 or more"):
         arrange(Encoded([[1]], [[1]], [], []), **wrong)
+
+
+# ----------------------------------------------------------------------- class labels
+
+
+@given(st.lists(st.text(min_size=1).filter(str.strip), min_size=1))
+def test_class_ids_lead_back_to_the_labels(labels):
+    ids, names = class_ids(labels)
+    assert [names[number] for number in ids] == labels
+    assert names == sorted(set(labels))
+    assert class_ids(labels, names=names[::-1])[0] == [
+        len(names) - 1 - number for number in ids
+    ]
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([], "There are no labels"),
+        (["irony", " "], "row 2 (index 1) has the label ' '"),
+        (["irony", None], "row 2 (index 1) has the label None"),
+        (["irony", "joke"], "'joke', which training never saw (it saw irony, literal)"),
+    ],
+)
+def test_bad_labels_are_named_in_one_sentence(labels, message):
+    with pytest.raises(DataError) as caught:
+        class_ids(labels, names=["irony", "literal"])
+    assert message in str(caught.value)
+    assert str(caught.value).count("\n") == 0

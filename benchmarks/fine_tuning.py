@@ -1,0 +1,193 @@
+"""Fine-tuning's learning curve: head only, LoRA and full tuning on 50 to 6,000 rows.
+
+    python benchmarks/fine_tuning.py    # 3 rungs × 5 sizes × 5 seeds; resumes
+
+Each seed draws its own rows, head and order. A rung's learning rate is the best on dev
+at TRIAL_ROWS rows with one seed; the tests are not looked at for it. Writes
+results/fine_tuning.json: accuracy on the grammar's test and on the written texts, and
+the learning rates tried.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import time
+
+import records
+import tuning
+
+from helpers import encoding, models
+
+DATA = records.ROOT / "datasets" / "irony"
+SIZES = (50, 200, 800, 2400, 6000)
+SEEDS = range(5)
+EPOCHS = 2
+LEAST_STEPS = 60  # few rows are seen more often, or nothing would have moved
+BATCH = 32
+TRIAL_ROWS = 1500
+RATES = {
+    "head only": (3e-3, 1e-2, 3e-2),
+    "LoRA": (2e-3, 5e-3, 1e-2),
+    "full tuning": (5e-4, 1e-3, 2e-3),
+}
+COMMAND = "python benchmarks/fine_tuning.py"
+KEPT = records.ROOT / "build" / "fine_tuning.json"
+
+
+def read(split: str) -> list[dict]:
+    """Returns the rows of a split of the tone task."""
+    lines = (DATA / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+NAMES = encoding.class_ids([row["label"] for row in read("train")])[1]
+
+
+def truth(rows: list[dict]) -> list[int]:
+    """Returns the class numbers of rows."""
+    return encoding.class_ids([row["label"] for row in rows], names=NAMES)[0]
+
+
+def classifier(rung: str, seed: int):
+    """Returns the base's body with a new head, what is not to move frozen."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import LlamaForSequenceClassification, set_seed
+
+    base, tokenizer = models.load()
+    tokenizer.padding_side = "right"
+    config = copy.deepcopy(base.config)
+    config.id2label = dict(enumerate(NAMES))
+    config.label2id = {name: number for number, name in enumerate(NAMES)}
+    config.pad_token_id = tokenizer.pad_token_id
+    set_seed(seed)
+    model = LlamaForSequenceClassification(config)
+    model.model = base.model
+    model.to(base.device)
+    if rung == "head only":
+        model.model.requires_grad_(False)
+    if rung == "LoRA":
+        adapter = LoraConfig(
+            r=16, lora_alpha=32, target_modules="all-linear", task_type="SEQ_CLS"
+        )
+        model = get_peft_model(model, adapter)
+    return model, tokenizer
+
+
+def train(model, tokenizer, rows: list[dict], *, seed: int, rate: float) -> None:
+    """Trains as notebook 03 does."""
+    import torch
+    from transformers import (
+        DataCollatorWithPadding,
+        Trainer,
+        TrainingArguments,
+        set_seed,
+    )
+
+    import datasets
+
+    set_seed(seed)
+    gpu = torch.cuda.is_available()
+    half = gpu and torch.cuda.is_bf16_supported()
+    ids = tokenizer([row["text"] for row in rows])["input_ids"]
+    steps = max(LEAST_STEPS, EPOCHS * -(-len(rows) // BATCH))
+    trainer = Trainer(
+        model=model,
+        args=TrainingArguments(
+            output_dir=str(records.ROOT / "build" / "bench"),
+            max_steps=steps,
+            per_device_train_batch_size=BATCH,
+            learning_rate=rate,
+            lr_scheduler_type="cosine",
+            warmup_steps=0.05,
+            bf16=half,
+            fp16=gpu and not half,
+            use_cpu=not gpu,
+            dataloader_pin_memory=gpu,
+            save_strategy="no",
+            logging_steps=50,
+            report_to="none",
+            disable_tqdm=True,
+            seed=seed,
+        ),
+        train_dataset=datasets.Dataset.from_dict(
+            {"input_ids": ids, "labels": truth(rows)}
+        ),
+        data_collator=DataCollatorWithPadding(tokenizer),
+    )
+    trainer.train()
+    model.eval()
+
+
+def accuracy(model, tokenizer, rows: list[dict]) -> float:
+    """Returns the share of rows whose label is the likeliest."""
+    import torch
+
+    hits = 0
+    for start in range(0, len(rows), 100):
+        part = rows[start : start + 100]
+        ids = tokenizer([row["text"] for row in part])["input_ids"]
+        batch = tokenizer.pad({"input_ids": ids}, return_tensors="pt")
+        with torch.no_grad():
+            best = model(**batch.to(model.device)).logits.argmax(-1).tolist()
+        hits += sum(a == b for a, b in zip(best, truth(part), strict=True))
+    return hits / len(rows)
+
+
+def run(rung: str, size: int, seed: int, rate: float, tests: tuple[str, ...]) -> dict:
+    """Trains one rung on rows of this seed's choice and asks some splits."""
+    model, tokenizer = classifier(rung, seed)
+    rows = tuning.shuffled(read("train"), seed)[:size]
+    began = time.perf_counter()
+    train(model, tokenizer, rows, seed=seed, rate=rate)
+    found = {"seconds": time.perf_counter() - began}
+    found["trainable"] = models.count_parameters(model)["trainable"]
+    return found | {split: accuracy(model, tokenizer, read(split)) for split in tests}
+
+
+def main() -> None:
+    """Chooses the rates on dev, runs every rung, size and seed, writes the record."""
+    rows, tried = [], {}
+    facts = {
+        "model_sha256": tuning.hashes()["model_sha256"],
+        "data_sha256": records.file_hash(*sorted(DATA.glob("*.jsonl"))),
+    }
+    of_this = facts["model_sha256"][:12]  # what another base gave is not taken up
+    for rung, rates in RATES.items():
+        for rate in rates:
+            result = tuning.resumed(
+                KEPT,
+                f"{of_this} dev {rung} {rate}",
+                lambda g=rung, r=rate: run(g, TRIAL_ROWS, 0, r, ("dev",)),
+            )
+            tried.setdefault(rung, {})[rate] = round(result["dev"], 4)
+            print(f"fine-tuning: {rung}, rate {rate}: {result}", flush=True)
+        best = max(tried[rung], key=tried[rung].get)
+        for size in SIZES:
+            runs = []
+            for seed in SEEDS:
+                result = tuning.resumed(
+                    KEPT,
+                    f"{of_this} {rung} {size} {seed} {best}",
+                    lambda g=rung, n=size, s=seed, r=best: run(
+                        g, n, s, r, ("test", "written")
+                    ),
+                )
+                runs.append(result)
+                print(f"fine-tuning: {rung}, {size}, {seed}: {result}", flush=True)
+            common = {"technique": rung, "rows": size, "learning_rate": best}
+            common["trainable_parameters"] = runs[0]["trainable"]
+            seconds = sum(one["seconds"] for one in runs) / len(runs)
+            common["train_seconds"] = round(seconds, 1)
+            for split in ("test", "written"):
+                values = tuning.over_seeds([one[split] for one in runs])
+                rows.append(
+                    common
+                    | {"split": split, "metric": "accuracy", "seeds": list(SEEDS)}
+                    | values
+                )
+    records.write("fine_tuning", rows, command=COMMAND, rates_on_dev=tried, **facts)
+
+
+if __name__ == "__main__":
+    main()
