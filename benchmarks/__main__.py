@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-SCRIPTS = ("speed.py", "instruction_tuning.py", "flan.py")
+SCRIPTS = ("speed.py", "instruction_tuning.py", "flan.py", "adaptive.py")
 
 if __name__ == "__main__":
     for script in SCRIPTS:
