@@ -30,10 +30,10 @@ import make_general  # noqa: E402
 import make_recipes  # noqa: E402
 
 SEEDS = range(5)
-STEPS, BATCH, BLOCK = 60, 16, 128
+STEPS, BATCH, BLOCK = 50, 16, 128
 RATE = 1e-3
 REPLAY = 0.2
-FEW, EPOCHS = 150, 8
+FEW, EPOCHS = 150, 6
 COMMAND = "python benchmarks/adaptive.py"
 KEPT = records.ROOT / "build" / "adaptive.json"
 Make = Callable[..., Iterator[str]]
