@@ -5,27 +5,38 @@ Deterministic: the same lexicons give the same bytes. What a person wrote (lexic
 
     python datasets/build.py             # the committed files
     python datasets/build.py --general   # also the whole pre-training text, 120 MB
+    python datasets/build.py --domains   # also the whole comics and recipes, 3 MB
 """
 
 import argparse
 import json
 import string
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import make_comics  # noqa: E402
+import make_entities  # noqa: E402
 import make_general  # noqa: E402
 import make_instructions  # noqa: E402
 import make_irony  # noqa: E402
+import make_recipes  # noqa: E402
 
 FOLDER = Path(__file__).parent
 SEED = 7  # of the pre-training text; `benchmarks/base.py` trains on the same
 DOCUMENTS = 400_000
 HELD_OUT = 1000
+Maker = Callable[..., Iterator[str]]
+# two domains for adaptive tuning, of about as many tokens
+DOMAINS: dict[str, tuple[Maker, int]] = {
+    "comics": (make_comics.documents, 3500),
+    "recipes": (make_recipes.documents, 4000),
+}
 SAMPLE_OF = {"general": "sample", "irony": "train", "instructions": "train"}
+SAMPLE_OF |= {"comics": "sample", "recipes": "sample", "entities": "train"}
 MARKS = ("<!-- sample -->\n", "<!-- /sample -->")
 INK = str.maketrans("", "", string.punctuation + string.whitespace)
 
@@ -41,9 +52,9 @@ def write(path: Path, rows: Iterable[dict]) -> int:
     return count
 
 
-def texts(count: int, seed: int) -> Iterable[dict]:
-    """Yields the pre-training text as rows."""
-    return ({"text": text} for text in make_general.documents(count, seed=seed))
+def texts(make: Maker, count: int, seed: int) -> Iterable[dict]:
+    """Yields documents as rows."""
+    return ({"text": text} for text in make(count, seed=seed))
 
 
 def ink(text: str) -> str:
@@ -51,24 +62,29 @@ def ink(text: str) -> str:
     return text.casefold().translate(INK)
 
 
-def held_out() -> list[dict]:
-    """Returns documents that are not among the pre-training text, none of them twice.
+def held_out(make: Maker, documents: int, count: int) -> list[dict]:
+    """Returns documents that are not among the text to train on, none of them twice.
 
-    One in thirty of a fresh draw is: short documents, such as two numbers compared.
+    Of the general text one in thirty of a fresh draw is: short documents, such as two
+    numbers compared.
     """
-    fresh = make_general.documents(HELD_OUT + HELD_OUT // 5, seed=SEED + 1)
+    fresh = make(count + count // 5, seed=SEED + 1)
     found = {ink(text): text for text in fresh}
-    for text in make_general.documents(DOCUMENTS, seed=SEED):
+    for text in make(documents, seed=SEED):
         found.pop(ink(text), None)
-    return [{"text": text} for text in islice(found.values(), HELD_OUT)]
+    return [{"text": text} for text in islice(found.values(), count)]
+
+
+def cell(value: str | list[str]) -> str:
+    """Returns a field as it stands in a table."""
+    text = value if isinstance(value, str) else " ".join(value)
+    return text.replace("\n", "<br>").replace("|", "\\|")
 
 
 def table(rows: list[dict]) -> str:
     """Returns rows as a Markdown table."""
     cells = [list(rows[0]), ["---"] * len(rows[0])]
-    cells += [
-        [c.replace("\n", "<br>").replace("|", "\\|") for c in r.values()] for r in rows
-    ]
+    cells += [[cell(value) for value in row.values()] for row in rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in cells)
 
 
@@ -83,9 +99,14 @@ def write_sample(card: Path, rows: list[dict]) -> None:
 def files() -> dict[str, Iterable[dict]]:
     """Returns the rows of each committed file that is built."""
     built = {
-        "general/sample.jsonl": texts(300, SEED),
-        "general/heldout.jsonl": held_out(),
+        "general/sample.jsonl": texts(make_general.documents, 300, SEED),
+        "general/heldout.jsonl": held_out(make_general.documents, DOCUMENTS, HELD_OUT),
     }
+    for name, (make, count) in DOMAINS.items():
+        built[f"{name}/sample.jsonl"] = texts(make, 100, SEED)
+        built[f"{name}/heldout.jsonl"] = held_out(make, count, 300)
+    for split in make_entities.SIZES:
+        built[f"entities/{split}.jsonl"] = make_entities.rows(split)
     for split in make_irony.SIZES:
         built[f"irony/{split}.jsonl"] = make_irony.rows(split)
     for split, rows in make_instructions.splits().items():
@@ -98,10 +119,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=FOLDER)
     parser.add_argument("--general", action="store_true", help="the whole text as well")
+    parser.add_argument("--domains", action="store_true", help="all comics, recipes")
     options = parser.parse_args()
     built = files()
     if options.general:
-        built["general/train.jsonl"] = texts(DOCUMENTS, SEED)
+        built["general/train.jsonl"] = texts(make_general.documents, DOCUMENTS, SEED)
+    if options.domains:
+        for name, (make, count) in DOMAINS.items():
+            built[f"{name}/train.jsonl"] = texts(make, count, SEED)
     for name, rows in built.items():
         print(f"{name:40s} {write(options.out / name, rows):7d} rows", flush=True)
     for name, split in SAMPLE_OF.items():

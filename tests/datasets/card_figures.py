@@ -10,6 +10,7 @@ all of the three things that make a tone, and guess the label most frequent with
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -27,7 +28,7 @@ for folder in (ROOT, Path(__file__).parent, DATASETS):
         sys.path.insert(0, str(folder))
 
 MARKS = ("<!-- figures -->\n", "<!-- /figures -->")
-CARDS = ("general", "irony", "instructions")
+CARDS = ("general", "irony", "instructions", "comics", "recipes", "entities")
 Rows = list[dict[str, str]]
 
 
@@ -249,7 +250,165 @@ def general() -> str:
     )
 
 
-FIGURES = {"general": general, "irony": irony, "instructions": instructions}
+# --- comics and their control ---------------------------------------------------------
+
+KNOWN = 20_000  # documents of the general text whose words count as known
+
+
+@cache
+def known_words() -> frozenset[str]:
+    """Returns the words of the beginning of the general text."""
+    import build
+    import make_general
+
+    told = make_general.documents(KNOWN, seed=build.SEED)
+    return frozenset(word for text in told for word in words_of(text))
+
+
+def words_of(text: str) -> list[str]:
+    """Returns a text's words in lower case."""
+    return re.findall(r"\w+", text.casefold())
+
+
+def domain(name: str) -> str:
+    """Returns a domain's figures: sizes, and how new its words are."""
+    import build
+
+    make, count = build.DOMAINS[name]
+    train = list(make(count, seed=build.SEED))
+    files = [
+        ("`sample.jsonl`", [row["text"] for row in rows(f"{name}/sample")]),
+        ("`heldout.jsonl`", [row["text"] for row in rows(f"{name}/heldout")]),
+        ("to train on, not committed", train),
+    ]
+    sizes = [
+        [what, len(texts), sum(map(len, map(words_of, texts))), sum(map(len, texts))]
+        for what, texts in files
+    ]
+    counts = Counter(word for text in train for word in words_of(text))
+    new = [word for word in counts if word not in known_words()]
+    part = sum(counts[word] for word in new) / sum(counts.values())
+    return (
+        table(["file", "documents", "words", "characters"], sizes)
+        + f"\nIts {len(counts):,} different words hold {len(new):,} new ones, "
+        f"which are {part:.0%} of the running text.\n"
+    )
+
+
+def comics() -> str:
+    """Returns the comics' figures, and how the names are dealt out."""
+    import make_comics
+
+    parts = list(make_comics.PARTS)
+    dealt = [
+        [kind, *(len(make_comics.NAMES[kind][part]) for part in parts)]
+        for kind in make_comics.TYPES
+    ]
+    return domain("comics") + "\n" + table(["names", *parts], dealt)
+
+
+def recipes() -> str:
+    """Returns the recipes' figures."""
+    return domain("recipes")
+
+
+# --- entities -------------------------------------------------------------------------
+
+Span = tuple[int, int, str]
+
+
+def spans(tags: Sequence[str]) -> set[Span]:
+    """Returns the entities of valid `IOB2` tags: begin, end and type."""
+    begins = [place for place, tag in enumerate(tags) if tag.startswith("B-")]
+    found = set()
+    for begin in begins:
+        end = begin + 1
+        while end < len(tags) and tags[end].startswith("I-"):
+            end += 1
+        found.add((begin, end, tags[begin][2:]))
+    return found
+
+
+def sort_of_name(name: str) -> str:
+    """Returns whether a name is labelled in training, only read, or new."""
+    import make_comics
+
+    for dealt in make_comics.NAMES.values():
+        for part, names in dealt.items():
+            if name in names:
+                return "read" if part == "dev" else part
+    raise ValueError(f"{name!r} is no name")
+
+
+def looked_up(tokens: Sequence[str], known: dict[tuple[str, ...], str]) -> set[Span]:
+    """Returns what a list of names finds, the longest first."""
+    found, place = set(), 0
+    while place < len(tokens):
+        for length in (3, 2, 1):
+            kind = known.get(tuple(tokens[place : place + length]))
+            if kind:
+                found.add((place, place + length, kind))
+                place += length
+                break
+        else:
+            place += 1
+    return found
+
+
+def entity_scores(split: str) -> list[str]:
+    """Returns precision, recall and F1 of the names looked up."""
+    known = {
+        tuple(row["tokens"][begin:end]): kind
+        for row in rows("entities/train")
+        for begin, end, kind in spans(row["tags"])
+    }
+    hits = found = wanted = 0
+    for row in rows(f"entities/{split}"):
+        truth, said = spans(row["tags"]), looked_up(row["tokens"], known)
+        hits += len(truth & said)
+        found, wanted = found + len(said), wanted + len(truth)
+    values = (hits / found, hits / wanted, 2 * hits / (found + wanted))
+    return [f"{value:.0%}" for value in values]
+
+
+def entities() -> str:
+    """Returns the entity card's figures."""
+    import make_comics
+
+    sizes, sorts = [], []
+    for split in ("train", "dev", "test"):
+        kinds: Counter[str] = Counter()
+        of: Counter[str] = Counter()
+        for row in rows(f"entities/{split}"):
+            for begin, end, kind in spans(row["tags"]):
+                kinds[kind] += 1
+                of[sort_of_name(" ".join(row["tokens"][begin:end]))] += 1
+        tokens = sum(len(row["tokens"]) for row in rows(f"entities/{split}"))
+        counts = [kinds[kind] for kind in make_comics.TYPES]
+        sizes.append([split, len(rows(f"entities/{split}")), tokens, *counts])
+        sorts.append([split, *(of[sort] for sort in ("labelled", "read", "new"))])
+    measured = [
+        ["names of training looked up, " + s, *entity_scores(s)] for s in TAGGED
+    ]
+    return (
+        table(["split", "rows", "tokens", *make_comics.TYPES], sizes)
+        + "\nEntities by what training tells of their names:\n\n"
+        + table(["split", "labelled", "read", "new"], sorts)
+        + "\n"
+        + table(["baseline, split", "precision", "recall", "F1"], measured)
+    )
+
+
+TAGGED = ("dev", "test")
+
+FIGURES = {
+    "general": general,
+    "irony": irony,
+    "instructions": instructions,
+    "comics": comics,
+    "recipes": recipes,
+    "entities": entities,
+}
 
 
 def main() -> None:

@@ -37,6 +37,23 @@ def instructions() -> dict[str, list[dict]]:
     return read("instructions")
 
 
+@pytest.fixture(scope="session")
+def entities() -> dict[str, list[dict]]:
+    """The tagged rows by split."""
+    return read("entities")
+
+
+@pytest.fixture(scope="session")
+def domains() -> dict[str, list[str]]:
+    """The whole text to train on of comics and of recipes."""
+    import build
+
+    return {
+        name: list(make(count, seed=build.SEED))
+        for name, (make, count) in build.DOMAINS.items()
+    }
+
+
 def read(name: str) -> dict[str, list[dict]]:
     return {
         path.stem: [json.loads(line) for line in path.read_text("utf-8").splitlines()]

@@ -439,3 +439,32 @@ def tone(text: str) -> str:
     if (mood, polarity) in {("good", "kind"), ("bad", "harsh")}:
         return "literal"
     return {"thing": "irony", "person": "sarcasm"}[aim]
+
+
+# --- entities -------------------------------------------------------------------------
+
+ENTITY_TYPES = ("HERO", "VILLAIN", "PLACE", "GADGET")
+
+
+@cache
+def entity_names() -> tuple[re.Pattern, dict[str, str]]:
+    """A pattern for every name of the comics, and the type of each."""
+    lexicon = json.loads((LEXICON / "comics.json").read_text(encoding="utf-8"))
+    kind = {name: kind for kind in ENTITY_TYPES for name in lexicon[kind]}
+    return re.compile(any_of(kind)), kind
+
+
+def entity_tags(text: str) -> tuple[list[str], list[str]]:
+    """Words and marks of a panel with their `IOB2` tags, from names looked up."""
+    pattern, kind = entity_names()
+    inside = {}
+    for found in pattern.finditer(text):
+        for place in range(*found.span()):
+            inside[place] = (found.start(), kind[found[0]])
+    tokens, tags = [], []
+    for found in re.finditer(r"\w+|[^\w\s]", text):
+        tokens.append(found[0])
+        begin, what = inside.get(found.start(), (-1, ""))
+        here = "B" if begin == found.start() else "I"
+        tags.append(f"{here}-{what}" if what else "O")
+    return tokens, tags

@@ -34,7 +34,7 @@ def test_rebuilt_byte_for_byte(tmp_path: Path, seed: str) -> None:
     )
     assert done.returncode == 0, done.stderr
     built = sorted(p.relative_to(tmp_path) for p in tmp_path.rglob("*.*"))
-    assert len(built) == 10 + len(CARDS)
+    assert len(built) == 17 + len(CARDS)
     differ = [
         str(path)
         for path in built
@@ -51,8 +51,12 @@ def test_every_data_file_is_built_or_written_by_hand() -> None:
     built |= {f"irony/{split}.jsonl" for split in build.make_irony.SIZES}
     splits = ("train", *build.make_instructions.TEST_ROWS)
     built |= {f"instructions/{split}.jsonl" for split in splits}
-    # `build.py --general` also leaves the whole text there; it is not committed.
-    assert kept - {"general/train.jsonl"} == by_hand | built
+    for name in build.DOMAINS:
+        built |= {f"{name}/sample.jsonl", f"{name}/heldout.jsonl"}
+    built |= {f"entities/{split}.jsonl" for split in build.make_entities.SIZES}
+    # `build.py --general --domains` also leaves the whole texts there, not committed.
+    whole = {f"{name}/train.jsonl" for name in ("general", *build.DOMAINS)}
+    assert kept - whole == by_hand | built
 
 
 def test_the_folder_is_no_package() -> None:
@@ -106,8 +110,9 @@ def test_cards_say_what_a_reader_must_know(card: Path) -> None:
 def test_a_sample_survives_bars_and_line_breaks(tmp_path: Path) -> None:
     card = tmp_path / "README.md"
     card.write_text("a\n<!-- sample -->\nold\n<!-- /sample -->\nb\n", "utf-8")
-    build.write_sample(card, [{"text": "one\ntwo | three", "label": "x"}])
+    row = {"text": "one\ntwo | three", "label": "x", "tags": ["O", "|"]}
+    build.write_sample(card, [row])
     assert card.read_text("utf-8") == (
-        "a\n<!-- sample -->\n| text | label |\n| --- | --- |\n"
-        "| one<br>two \\| three | x |\n<!-- /sample -->\nb\n"
+        "a\n<!-- sample -->\n| text | label | tags |\n| --- | --- | --- |\n"
+        "| one<br>two \\| three | x | O \\| |\n<!-- /sample -->\nb\n"
     )

@@ -27,7 +27,7 @@ def texts(found: list[dict]) -> list[str]:
     )
 
 
-@pytest.fixture(params=["irony", "instructions"])
+@pytest.fixture(params=["irony", "instructions", "entities"])
 def splits(request: pytest.FixtureRequest) -> Splits:
     return request.getfixturevalue(request.param)
 
