@@ -7,8 +7,6 @@ from pathlib import Path
 SCRIPTS = (
     "speed.py",
     "scoring.py",
-    "scaling.py",
-    "adaptive.py",
     "fine_tuning.py",
     "instruction_tuning.py",
     "flan.py",
