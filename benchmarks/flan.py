@@ -24,7 +24,6 @@ SEEDS = range(5)
 ROWS = 2000
 RATE = 1.5e-3
 COMMAND = "python benchmarks/flan.py"
-KEPT = records.ROOT / "build" / "flan.json"
 
 
 def draw_rows(tasks: list[str], count: int, seed: int, taken: set[str]) -> list[dict]:
@@ -65,11 +64,12 @@ def run(size: int, seed: int) -> dict[str, float]:
 
 def main() -> None:
     """Runs every size and seed, and writes the record."""
+    path = tuning.kept("flan")
     found = {}
     for size in SIZES:
         for seed in SEEDS:
             key = f"{size} {seed}"
-            result = tuning.resumed(KEPT, key, lambda s=size, n=seed: run(s, n))
+            result = tuning.resumed(path, key, lambda s=size, n=seed: run(s, n))
             print(f"flan: {size:2d} tasks, seed {seed}: {result}", flush=True)
             for name, value in result.items():
                 found.setdefault((name, size), []).append(value)

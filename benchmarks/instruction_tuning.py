@@ -8,8 +8,6 @@ by themselves, on new rows, new wordings and new combinations.
 
 from __future__ import annotations
 
-import time
-
 import records
 import tuning
 
@@ -18,7 +16,6 @@ from helpers import metrics, models, statistics
 SEEDS = range(5)
 ROWS = 3000
 COMMAND = "python benchmarks/instruction_tuning.py"
-KEPT = records.ROOT / "build" / "instruction_tuning.json"
 SPLITS = ("new_rows", "new_wordings", "new_combinations", "held_out")
 RATES = {"LoRA r 16": 5e-3}
 VARIANTS = (
@@ -50,11 +47,9 @@ def run(variant: str, seed: int) -> dict:
             labels[-1] = -100
     if variant.startswith("LoRA"):
         model = with_lora(model)
-    began = time.perf_counter()
     rate = RATES.get(variant, 1.5e-3)
     tuning.train(model, tokenizer, encoded, seed=seed, rate=rate)
-    found = {"seconds": time.perf_counter() - began}
-    found["trainable"] = models.count_parameters(model)["trainable"]
+    found = {"trainable": models.count_parameters(model)["trainable"]}
     for split in SPLITS:
         test = tuning.read(split)
         said = tuning.ask(model, tokenizer, test)
@@ -94,16 +89,16 @@ def baselines() -> list[dict]:
 
 def main() -> None:
     """Runs every variant and seed, and writes the record."""
+    path = tuning.kept("instruction_tuning")
     rows = baselines()
     for variant in VARIANTS:
         runs = []
         for seed in SEEDS:
             key = f"{variant} {seed}"
-            runs.append(tuning.resumed(KEPT, key, lambda v=variant, s=seed: run(v, s)))
+            runs.append(tuning.resumed(path, key, lambda v=variant, s=seed: run(v, s)))
             print(f"instruction tuning: {variant}, seed {seed}: {runs[-1]}", flush=True)
         common = {"technique": variant, "rows": ROWS, "seeds": list(SEEDS)}
         common["trainable_parameters"] = runs[0]["trainable"]
-        common["train_seconds"] = round(sum(r["seconds"] for r in runs) / len(runs), 1)
         for split in SPLITS:
             for metric, key in (("exact match", split), ("ended", f"{split} ended")):
                 found = tuning.over_seeds([r[key] for r in runs])

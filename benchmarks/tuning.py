@@ -107,6 +107,12 @@ def hashes() -> dict[str, str]:
     }
 
 
+def kept(name: str) -> Path:
+    """Returns where a record's runs are kept: apart for each base and each data."""
+    parts = [known[:8] for known in hashes().values()]
+    return ROOT / "build" / f"{'-'.join([name, *parts])}.json"
+
+
 def resumed(path: Path, key: str, work: Callable[[], object]) -> object:
     """Returns the kept result of `key`, or does the work and keeps it.
 
