@@ -197,7 +197,7 @@ def test_clean_removes_bars_widgets_times_and_paths() -> None:
         ),
         new.new_output("display_data", {"text/html": "<progress value=1>"}),
         new.new_output(
-            "display_data", {"text/plain": "/h/me/x", "image/png": "/h/me/"}
+            "display_data", {"text/plain": "/h/me/x", "image/jpeg": "/h/me/"}
         ),
         new.new_output("stream", text="\n"),
     ]
@@ -207,7 +207,7 @@ def test_clean_removes_bars_widgets_times_and_paths() -> None:
     texts = [o.text for o in cell.outputs if o.output_type == "stream"]
     assert texts == ["kept\nat 50%\n", "a.py ~/b cell:3", "\n"]
     shown = [o.data for o in cell.outputs if o.output_type == "display_data"]
-    assert shown == [{"text/plain": "~/x", "image/png": "/h/me/"}]
+    assert shown == [{"text/plain": "~/x", "image/jpeg": "/h/me/"}]
     assert "execution" not in cell.metadata
     assert "widgets" not in notebook.metadata and notebook.metadata.kept == 1
 
@@ -245,3 +245,20 @@ def test_check_sees_an_output_that_no_longer_repeats(tmp_path: Path, capfd) -> N
         assert run.main(["--folder", str(tmp_path), "--check"]) == status
     assert "1 failed, 1 passed" in capfd.readouterr().out
     assert json.loads(path.read_text("utf-8"))["cells"][0]["outputs"]
+
+
+def test_a_picture_is_kept_in_few_colours() -> None:
+    import base64
+    import io
+
+    from PIL import Image
+
+    image = Image.effect_noise((80, 60), 90).convert("RGBA")
+    whole = io.BytesIO()
+    image.save(whole, "PNG")
+    small = run.in_few_colours(base64.b64encode(whole.getvalue()).decode("ascii"))
+    again = Image.open(io.BytesIO(base64.b64decode(small)))
+    assert again.size == image.size
+    assert len(again.getcolors()) <= 64
+    assert len(base64.b64decode(small)) < len(whole.getvalue())
+    assert run.in_few_colours(small) == small
