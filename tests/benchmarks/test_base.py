@@ -168,4 +168,6 @@ def test_the_shipped_base_is_the_recorded_one() -> None:
     weights = (ROOT / "helpers/tiny_llama/model.safetensors").read_bytes()
     assert hashlib.sha256(weights).hexdigest() == record["model_sha256"]
     assert len(weights) <= 12e6
-    assert 2_000_000 <= record["parameters"] <= 6_000_000
+    stored = weights[8 + int.from_bytes(weights[:8], "little") :]
+    assert len(stored) == 4 * record["parameters"]  # float32
+    assert 1_500_000 <= record["parameters"] <= 6_000_000

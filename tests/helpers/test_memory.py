@@ -202,12 +202,12 @@ def four_bits():
     return load_four_bits()
 
 
-def load_four_bits(*, double: bool = True, layers: int = 4):
+def load_four_bits(*, double: bool = True, layers: int | None = None):
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
     return AutoModelForCausalLM.from_pretrained(
         models.SHIPPED,
-        num_hidden_layers=layers,
+        num_hidden_layers=layers or load_shape(models.SHIPPED).layers,
         dtype=torch.bfloat16,
         device_map="cpu",
         quantization_config=BitsAndBytesConfig(

@@ -39,7 +39,7 @@ def test_notebook_04_runs_on_a_stand_in(
         [sys.executable, str(script)],
         cwd=NOTEBOOK.parent,
         env=os.environ
-        | {"MODEL": str(tmp_path / "model"), "ROWS": "64", "PYTHONPATH": str(ROOT)},
+        | {"MODEL": str(tmp_path / "model"), "ROWS": "320", "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         timeout=900,
