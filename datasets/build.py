@@ -27,7 +27,7 @@ import make_recipes  # noqa: E402
 
 FOLDER = Path(__file__).parent
 SEED = 7  # of the pre-training text; `benchmarks/base.py` trains on the same
-DOCUMENTS = 400_000
+DOCUMENTS = 500_000
 HELD_OUT = 1000
 Maker = Callable[..., Iterator[str]]
 # two domains for adaptive tuning, of about as many tokens

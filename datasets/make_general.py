@@ -55,7 +55,7 @@ def questions(rng: Random) -> str:
 
 
 def many_questions(rng: Random) -> str:
-    """One text and two to six questions on it: reading is learnt from answers."""
+    """One text and two to seven questions on it: reading is learnt from answers."""
     text, told = ask_together(rng, rng.choice([2, 2, 3, 4, 5, 6, 7]))
     return arrange(rng, text, told)
 

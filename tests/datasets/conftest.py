@@ -63,7 +63,7 @@ def read(name: str) -> dict[str, list[dict]]:
 
 @pytest.fixture(scope="session")
 def documents() -> list[str]:
-    """The first 200,000 documents that the shipped base reads."""
+    """The documents that the shipped base reads."""
     import build
     import make_general
 

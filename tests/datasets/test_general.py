@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
+from pathlib import Path
 
+import build
 import make_general
 import make_instructions
 import pytest
@@ -75,3 +78,9 @@ def test_sample_is_the_beginning_of_the_text(
     documents: list[str], general: dict[str, list[dict]]
 ) -> None:
     assert [row["text"] for row in general["sample"]] == documents[:300]
+
+
+def test_what_the_base_read_was_kept_out_of_the_held_out_text() -> None:
+    record = Path(build.__file__).parents[1] / "benchmarks" / "results" / "base.json"
+    recipe = json.loads(record.read_text(encoding="utf-8"))["recipe"]
+    assert (recipe["documents"], recipe["seed"]) == (build.DOCUMENTS, build.SEED)
