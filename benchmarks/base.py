@@ -6,8 +6,9 @@ to find what goes with what over a gap; and, in a *drill*, both of these and to 
 list backwards. Each step draws other tokens and its softmax runs over these alone, so
 that what is learnt holds for any token. Then layers are added whose output is zero, so
 that nothing changes at first, and the model *reads* the world's prose, with fewer and
-fewer exercises among it. Probes are measured while it trains. Killed and started
-again, it goes on from its last checkpoint with the identical curve.
+fewer exercises among it. Last it *practises* what reading left weak, on a second text.
+Probes are measured while it trains. Killed and started again, it goes on from its last
+checkpoint with the identical curve.
 
     python benchmarks/base.py                    # the shipped base
     python benchmarks/base.py --tiny --out DIR   # half a minute's miniature, for tests
@@ -79,6 +80,7 @@ class Recipe:
     layers: int = 6
     context: int = 512
     documents: int = 500_000
+    practice_documents: int = 300_000
     words: int = 300  # tokens that a step of exercises is written with
     fillers: int = 22
     copy_rows: int = 32
@@ -93,6 +95,8 @@ class Recipe:
     length: int = 256
     read_steps: int = 14_000
     read_rate: float = 2e-3
+    practice_steps: int = 9000
+    practice_rate: float = 1.5e-3
     early_probe_every: int = 50
     probe_every: int = 500
     checkpoint_every: int = 250
@@ -107,11 +111,13 @@ TINY = Recipe(
     key_heads=2,
     layers=3,
     documents=2000,
+    practice_documents=1000,
     copy_steps=40,
     copy_length=32,
     bind_steps=40,
     drill_steps=40,
     read_steps=120,
+    practice_steps=60,
     rows=4,
     length=128,
     early_probe_every=20,
@@ -177,20 +183,30 @@ def tokenize(documents: list[str], tokenizer: PreTrainedTokenizerFast) -> np.nda
 
 def prepare(
     recipe: Recipe, work: Path
-) -> tuple[PreTrainedTokenizerFast, np.ndarray, str]:
-    """Returns tokenizer, token stream and the text's hash; made once, then kept."""
-    folder, kept = work / "tokenizer", work / "tokens.npy"
-    if not kept.exists():
-        documents = list(make_general.documents(recipe.documents, seed=recipe.seed))
-        digest = hashlib.sha256("\0".join(documents).encode()).hexdigest()
-        tokenizer = make_tokenizer(documents[:60_000], recipe.vocabulary)
-        tokenizer.save_pretrained(folder)
-        (work / "text.sha256").write_text(digest)
-        part = work / "tokens.part.npy"
-        np.save(part, tokenize(documents, tokenizer))
-        os.replace(part, kept)
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
-    return tokenizer, np.load(kept), (work / "text.sha256").read_text()
+) -> tuple[PreTrainedTokenizerFast, dict[str, np.ndarray], dict[str, str]]:
+    """Returns tokenizer, and token stream and hash of each text; made once, then kept.
+
+    The texts are named after the stages that read them.
+    """
+    folder, streams, hashes = work / "tokenizer", {}, {}
+    counts = {"read": recipe.documents, "practice": recipe.practice_documents}
+    for stage, count in counts.items():
+        kept, digest = work / f"{stage}.npy", work / f"{stage}.sha256"
+        if not kept.exists():
+            made = make_general.documents(
+                count, seed=recipe.seed, practice=stage == "practice"
+            )
+            documents = list(made)
+            digest.write_text(hashlib.sha256("\0".join(documents).encode()).hexdigest())
+            if stage == "read":
+                tokenizer = make_tokenizer(documents[:60_000], recipe.vocabulary)
+                tokenizer.save_pretrained(folder)
+            tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+            part = work / "part.npy"
+            np.save(part, tokenize(documents, tokenizer))
+            os.replace(part, kept)
+        streams[stage], hashes[stage] = np.load(kept), digest.read_text()
+    return PreTrainedTokenizerFast.from_pretrained(folder), streams, hashes
 
 
 @dataclass(frozen=True)
@@ -406,6 +422,24 @@ def tone(count: int) -> list[tuple]:
     ]
 
 
+def meant(count: int, *, seed: int) -> list[tuple]:
+    """Returns (prose, right ending, wrong ending): was a remark meant as it was said?
+
+    Situations and remarks are of the test split, which no document tells.
+    """
+    rng, rows = Random(f"probe meant {seed}"), []
+    for _ in range(count):
+        name, speaker = rng.sample(world.NAMES, 2)
+        mood, tone = rng.choice(["good", "bad"]), rng.choice(["kind", "harsh"])
+        words = world.remark_words(rng, tone, "test")["text"]
+        said = make_general.say(rng, speaker, words, name)
+        prose = f"{world.situation(rng, name, mood, 'test')} {said} {speaker}"
+        endings = [" meant it.", " did not mean it."]
+        fits = (mood == "good") == (tone == "kind")
+        rows.append((prose, *(endings if fits else endings[::-1])))
+    return rows
+
+
 @torch.no_grad()
 def continues(
     model: LlamaForCausalLM, tokenizer, rows: list[list[tuple[str, str]]]
@@ -527,6 +561,7 @@ def probe(
             rows = polarity(lexicon, split, 2 * count, seed=recipe.seed)
             name = f"{lexicon.lower()}_{'known' if split == 'train' else 'unseen'}"
             found[name] = prefers(model, tokenizer, rows)
+    found["meant"] = prefers(model, tokenizer, meant(2 * count, seed=recipe.seed))
     found["tone"] = prefers(model, tokenizer, tone(3 * count))
     return {name: round(value, 4) for name, value in found.items()}
 
@@ -541,10 +576,12 @@ class Run:
         """Prepares the data, and takes up the last checkpoint in `work`."""
         self.recipe, self.work = recipe, work
         work.mkdir(parents=True, exist_ok=True)
-        self.tokenizer, self.stream, self.text_hash = prepare(recipe, work)
+        self.tokenizer, self.streams, self.text_hashes = prepare(recipe, work)
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.stage, self.step, self.seconds, self.tokens = "copy", 0, 0.0, 0
-        self.exercises = make_exercises(self.tokenizer, self.stream, recipe)
+        self.exercises = make_exercises(
+            self.tokenizer, self.streams["read"], recipe
+        )
         self.log: list[dict] = []
         self.model = first_model(recipe).to(self.device)
         self.optimizer = self.new_optimizer()
@@ -591,7 +628,7 @@ class Run:
         for name in ("stage", "step", "seconds", "tokens", "log"):
             setattr(self, name, state[name])
         model = first_model(self.recipe)
-        model = grow(model, self.recipe) if self.stage == "read" else model
+        model = model if self.stage in EARLY else grow(model, self.recipe)
         model.load_state_dict(state["model"])
         self.model = model.to(self.device)
         self.optimizer = self.new_optimizer()
@@ -644,7 +681,7 @@ class Run:
             for group in self.optimizer.param_groups:
                 group["lr"] = learning_rate(self.step)
             ids = torch.from_numpy(np.stack(batch(self.step)))
-            losses.append(self.train_step(ids, within=self.stage != "read"))
+            losses.append(self.train_step(ids, within=self.stage in EARLY))
             self.step += 1
             self.tokens += ids.numel()
             self.seconds += time.perf_counter() - began
@@ -681,17 +718,20 @@ class Run:
             done,
         )
 
-    def read_stage(self) -> None:
-        """The grown model reads the world's prose, the exercises fading away."""
-        recipe, stream = self.recipe, self.stream
+    def text_stage(self, steps: int, peak: float, every: int, share) -> None:
+        """The grown model reads this stage's text, with a `share` of exercises in it.
+
+        `share` is a function of the step.
+        """
+        recipe, stream = self.recipe, self.streams[self.stage]
+        number = STAGES.index(self.stage)
 
         def batch(step: int) -> list[np.ndarray]:
-            rng = np.random.default_rng([recipe.seed, len(EARLY), step])
+            rng = np.random.default_rng([recipe.seed, number, step])
             words = self.exercises.draw(rng, recipe.words)
-            share = max(0.15, 0.6 - step / 3000)
             rows = []
             for _ in range(recipe.rows):
-                if rng.random() < share:
+                if rng.random() < share(step):
                     rows.append(self.exercises.any(rng, recipe.length, words))
                 else:
                     start = rng.integers(0, len(stream) - recipe.length)
@@ -700,10 +740,10 @@ class Run:
             return rows
 
         self.run_stage(
-            recipe.read_steps,
+            steps,
             batch,
-            lambda step: rate(step, recipe.read_steps, recipe.read_rate),
-            recipe.probe_every,
+            lambda step: rate(step, steps, peak),
+            every,
             lambda: probe(self.model, recipe, self.tokenizer, self.exercises, PROBED),
             lambda found: False,
         )
@@ -715,7 +755,7 @@ class Run:
         self.save()
 
     def all_stages(self) -> None:
-        """Runs what is left of the four stages."""
+        """Runs what is left of the five stages."""
         recipe, exercises = self.recipe, self.exercises
         usual = (recipe.rows, recipe.length)
         if self.stage == "copy":
@@ -742,11 +782,25 @@ class Run:
             )
             self.model = grow(self.model, recipe).to(self.device)
             self.next_stage("read")
-        self.read_stage()
+        if self.stage == "read":
+            self.text_stage(
+                recipe.read_steps,
+                recipe.read_rate,
+                recipe.probe_every,
+                lambda step: max(0.15, 0.6 - step / 3000),
+            )
+            self.next_stage("practice")
+        self.text_stage(
+            recipe.practice_steps,
+            recipe.practice_rate,
+            2 * recipe.probe_every,
+            lambda step: 0.1,
+        )
         self.save()
 
 
 EARLY = ("copy", "bind", "drill")
+STAGES = (*EARLY, "read", "practice")
 PROBED = 50  # rows a probe while it trains
 
 CARD = ROOT / "benchmarks" / "base_card.md"
@@ -766,7 +820,7 @@ def export(run: Run, out: Path, count: int) -> None:
     sizes = SIZES | {"tone": 3 * count}
     rows = []
     for name, value in found.items():
-        twice = name.startswith(("situations", "remarks"))
+        twice = name.startswith(("situations", "remarks", "meant"))
         n = sizes.get(name, 2 * count if twice else count)
         low, high = statistics.wilson(round(value * n), n)
         rows.append(
@@ -792,14 +846,15 @@ def export(run: Run, out: Path, count: int) -> None:
         [f"{line['tokens'] / 1e6:.1f} M", f"{line['loss']:.3f}"]
         + [f"{line['probes'].get(name, float('nan')):.2f}" for name in shown]
         for line in run.log
-        if line["stage"] == "read" and line["step"] % 500 == 0
+        if line["stage"] not in EARLY and line["step"] % 1000 == 0
     ]
     facts = {
         "parameters": sum(p.numel() for p in model.parameters()),
         "tokens": run.tokens,
         "seconds": run.seconds,
         "hardware": records.hardware(),
-        "text_hash": run.text_hash,
+        "text_hash": run.text_hashes["read"],
+        "practice_hash": run.text_hashes["practice"],
         "count": count,
     }
     card = CARD.read_text(encoding="utf-8").format(

@@ -3,8 +3,12 @@
 Each document belongs to one family. Retrieval stands before and after its question,
 each task's words occur in dialogue, and the polarity of situations and remarks is told
 in plain words. The words irony, sarcasm and literal occur in definitions only.
+
+There are two parts. The first is read most; the second, for *practice*, has the same
+families in other shares, and texts to copy or change word by word.
 """
 
+import re
 from collections.abc import Callable, Iterator
 from random import Random
 
@@ -390,9 +394,94 @@ TASK_NAMES = list(TASKS)
 TASK_WEIGHTS = [TASK_WEIGHT.get(task, 1) for task in TASK_NAMES]
 
 
-def documents(count: int, *, seed: int) -> Iterator[str]:
-    """Yields `count` documents; the same seed gives the same text."""
-    rng = Random(f"general {seed}")
-    kinds_of_text, weights = list(FAMILIES), list(FAMILIES.values())
+
+# --- the second part: practice --------------------------------------------------------
+
+
+def harder(rng: Random) -> str:
+    """A text and one question on it, mostly of the tasks that are learnt late."""
+    task = rng.choices(TASK_NAMES, HARDER_WEIGHTS)[0]
+    example = world.draw_together(rng, [task], unknown=0.15)[1][0]
+    said = world.say(task, example)
+    answer = said if rng.random() < 0.6 else reply(rng, task, example)
+    told = [(ask(rng, task, example), answer)]
+    return arrange(rng, frame_list(rng, example.text), told).strip().replace("  ", " ")
+
+
+def some_sentences(rng: Random) -> str:
+    """Returns one to three sentences of any kind."""
+    if rng.random() < 0.5:
+        return draw(rng, rng.choice(["replace_name", "replace_colour"])).text
+    mood, name = rng.choice(["good", "bad"]), rng.choice(NAMES)
+    return world.situation(rng, name, mood)
+
+
+def with_odd_words(rng: Random, text: str) -> str:
+    """Puts any words in the place of some, so that no habit tells how it goes on."""
+    share = rng.choice([0, 0.2, 0.5, 1])
+
+    def odd(match: re.Match) -> str:
+        return rng.choice(ANY_WORD) if rng.random() < share else match.group()
+
+    return PLAIN_WORD.sub(odd, text)
+
+
+def echoes(rng: Random) -> str:
+    """Sentences said again, with odd words in them: the same, or with one word new."""
+    text = with_odd_words(rng, some_sentences(rng))
+    first, second = rng.sample(NAMES, 2)
+    kind = rng.choice(["new name", "new word", "new word", "twice", "same"])
+    if kind == "same":
+        return f"{say(rng, first, text)} {say(rng, second, text)}"
+    if kind == "twice":
+        question = rng.choice(world.WORDINGS["twice"]["ask"])
+        return arrange(rng, text, [(question, f"{text} {text}")])
+    told = [name for name in NAMES if re.search(rf"\b{name}\b", text)]
+    words = sorted(set(PLAIN_WORD.findall(text)))
+    named = told and (kind == "new name" or not words)
+    old = rng.choice(told if named else words)
+    new = world.absent(rng, NAMES if named else ANY_WORD, told + words)
+    task = rng.choice(["replace_name", "replace_colour"])
+    question = fill(rng.choice(world.WORDINGS[task]["ask"]), {"old": old, "new": new})
+    return arrange(rng, text, [(question, re.sub(rf"\b{old}\b", new, text))])
+
+
+PLAIN_WORD = re.compile(r"\b[a-z]{3,}\b")
+ANY_WORD = sorted(
+    {
+        word
+        for row in world.SITUATIONS + world.REMARKS
+        if row["split"] == "train"
+        for word in PLAIN_WORD.findall(row["text"].replace("{name}", ""))
+    }
+    | {*world.THINGS, *world.COLOURS, *world.PLACES}
+)
+HARDER = {"more": 4, "fewer": 4, "same": 3, "count_word": 4, "count_sentences": 3}
+HARDER |= {"reverse": 3, "feels": 3, "replace_name": 3, "replace_colour": 3}
+HARDER |= {"what_said": 3, "without": 3, "colour": 2, "all_about": 2, "who_said": 2}
+HARDER_WEIGHTS = [HARDER.get(task, 1) for task in TASK_NAMES]
+PRACTICE: dict[Callable[[Random], str], float] = {
+    harder: 38,
+    many_questions: 14,
+    questions: 6,
+    echoes: 12,
+    meant: 8,
+    moods: 5,
+    remarks: 5,
+    address: 3,
+    stories: 2,
+    statements: 2,
+    retold: 2,
+    kinds: 1,
+    definitions: 1,
+    comparing: 1,
+}
+
+
+def documents(count: int, *, seed: int, practice: bool = False) -> Iterator[str]:
+    """Yields `count` documents of a part; the same seed gives the same text."""
+    rng = Random(f"{'practice' if practice else 'general'} {seed}")
+    shares = PRACTICE if practice else FAMILIES
+    kinds_of_text, weights = list(shares), list(shares.values())
     for _ in range(count):
         yield rng.choices(kinds_of_text, weights)[0](rng)
