@@ -234,6 +234,69 @@ def trainer_batches(model, tokenizer, encoded) -> list[dict]:
     return [dict(batch) for batch in trainer.get_train_dataloader()]
 
 
+# --- reading: continued pre-training against products of large matrices ---------------
+
+READ_STEPS, READ_ROWS, READ_LENGTH = 40, 8, 256  # as the base reads
+
+
+def operations(model, tokens: int, length: int) -> float:
+    """Returns the billions of operations that training on these tokens asks for.
+
+    Six for each weight and token; and in each layer, for each token and each it may
+    attend to, twelve for each unit of width (Kaplan et al. 2020, section 2.1; backward
+    counts double).
+    """
+    config = model.config
+    weights = sum(weight.numel() for weight in model.parameters())
+    seen = config.num_hidden_layers * config.hidden_size * length
+    return (6 * weights + 12 * seen) * tokens / 1e9
+
+
+def reading_ours() -> dict:
+    """Goes on with pre-training on prose, in bf16, 2,048 tokens a step."""
+    import torch
+
+    from helpers import models
+
+    model, tokenizer = models.load()
+    text = records.ROOT / "datasets" / "general" / "heldout.jsonl"
+    lines = text.read_text(encoding="utf-8").splitlines()
+    prose = " ".join(json.loads(line)["text"] for line in lines)
+    ids = torch.tensor(tokenizer(prose)["input_ids"])
+    batch = ids[: READ_ROWS * READ_LENGTH].view(READ_ROWS, READ_LENGTH)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    model.train()
+    began = time.perf_counter()
+    for _ in range(READ_STEPS):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss = model(input_ids=batch, labels=batch).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    seconds = time.perf_counter() - began
+    units = operations(model, READ_STEPS * batch.numel(), READ_LENGTH)
+    return {"seconds": seconds, "units": units}
+
+
+def reading_peer() -> dict:
+    """Multiplies large bf16 matrices, as many operations: the machine's peak."""
+    import torch
+
+    from helpers import models
+
+    model, _ = models.load()
+    units = operations(model, READ_STEPS * READ_ROWS * READ_LENGTH, READ_LENGTH)
+    size = 2048
+    one, two = torch.randn(2, size, size, dtype=torch.bfloat16).unbind()
+    one @ two
+    times = max(1, round(units * 1e9 / (2 * size**3)))
+    began = time.perf_counter()
+    for _ in range(times):
+        one @ two
+    seconds = (time.perf_counter() - began) * units * 1e9 / (times * 2 * size**3)
+    return {"seconds": seconds, "units": units}
+
+
 # --- answers: batches against one by one ----------------------------------------------
 
 
@@ -290,6 +353,7 @@ def imports_peer() -> dict:
 PAIRED: dict[str, tuple[str, list[Callable[[], dict]]]] = {
     "encoding": ("rows", [encoding_ours, encoding_peer]),
     "training": ("tokens", [training_ours, training_peer, training_bare]),
+    "reading": ("billion operations", [reading_ours, reading_peer]),
     "answers": ("answers", [answers_ours, answers_peer]),
     "imports": ("imports", [imports_ours, imports_peer]),
 }

@@ -4,7 +4,7 @@ Deterministic: the same lexicons give the same bytes. What a person wrote (lexic
 `irony/written.jsonl`, the cards) is read; in a card only the sample is rewritten.
 
     python datasets/build.py             # the committed files
-    python datasets/build.py --general   # also the whole pre-training text, 120 MB
+    python datasets/build.py --general   # also the whole pre-training text, 200 MB
     python datasets/build.py --domains   # also the whole comics and recipes, 3 MB
 """
 
@@ -28,6 +28,7 @@ import make_recipes  # noqa: E402
 FOLDER = Path(__file__).parent
 SEED = 7  # of the pre-training text; `benchmarks/base.py` trains on the same
 DOCUMENTS = 500_000
+PRACTICE_DOCUMENTS = 300_000  # of the second part
 HELD_OUT = 1000
 Maker = Callable[..., Iterator[str]]
 # two domains for adaptive tuning, of about as many tokens
@@ -62,15 +63,21 @@ def ink(text: str) -> str:
     return text.casefold().translate(INK)
 
 
-def held_out(make: Maker, documents: int, count: int) -> list[dict]:
-    """Returns documents that are not among the text to train on, none of them twice.
+def general_text() -> Iterator[str]:
+    """Yields every document that the shipped base reads."""
+    yield from make_general.documents(DOCUMENTS, seed=SEED)
+    yield from make_general.documents(PRACTICE_DOCUMENTS, seed=SEED, practice=True)
+
+
+def held_out(make: Maker, known: Iterable[str], count: int) -> list[dict]:
+    """Returns documents that are not among the known ones, none of them twice.
 
     Of the general text one in thirty of a fresh draw is: short documents, such as two
     numbers compared.
     """
     fresh = make(count + count // 5, seed=SEED + 1)
     found = {ink(text): text for text in fresh}
-    for text in make(documents, seed=SEED):
+    for text in known:
         found.pop(ink(text), None)
     return [{"text": text} for text in islice(found.values(), count)]
 
@@ -100,11 +107,17 @@ def files() -> dict[str, Iterable[dict]]:
     """Returns the rows of each committed file that is built."""
     built = {
         "general/sample.jsonl": texts(make_general.documents, 300, SEED),
-        "general/heldout.jsonl": held_out(make_general.documents, DOCUMENTS, HELD_OUT),
+        "general/practice_sample.jsonl": (
+            {"text": text}
+            for text in make_general.documents(100, seed=SEED, practice=True)
+        ),
+        "general/heldout.jsonl": held_out(
+            make_general.documents, general_text(), HELD_OUT
+        ),
     }
     for name, (make, count) in DOMAINS.items():
         built[f"{name}/sample.jsonl"] = texts(make, 100, SEED)
-        built[f"{name}/heldout.jsonl"] = held_out(make, count, 300)
+        built[f"{name}/heldout.jsonl"] = held_out(make, make(count, seed=SEED), 300)
     for split in make_entities.SIZES:
         built[f"entities/{split}.jsonl"] = make_entities.rows(split)
     for split in make_irony.SIZES:
@@ -123,7 +136,7 @@ def main() -> None:
     options = parser.parse_args()
     built = files()
     if options.general:
-        built["general/train.jsonl"] = texts(make_general.documents, DOCUMENTS, SEED)
+        built["general/train.jsonl"] = ({"text": text} for text in general_text())
     if options.domains:
         for name, (make, count) in DOMAINS.items():
             built[f"{name}/train.jsonl"] = texts(make, count, SEED)

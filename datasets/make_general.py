@@ -206,10 +206,14 @@ MEANT = ("{speaker} meant it.", "{speaker} said what {speaker} thought.")
 NOT_MEANT = ("{speaker} did not mean it.", "{speaker} thought the opposite.")
 
 
-def meant(rng: Random) -> str:
-    """Now and then: a remark beside a situation, and whether it was meant."""
+TONES = ("kind", "harsh")
+MOSTLY_KIND = (*TONES, "kind", "kind", "kind")
+
+
+def meant(rng: Random, *, tones: tuple[str, ...] = TONES) -> str:
+    """A remark of one of the tones beside a situation, and whether it was meant."""
     name, speaker = rng.sample(NAMES, 2)
-    mood, tone = rng.choice(["good", "bad"]), rng.choice(["kind", "harsh"])
+    mood, tone = rng.choice(["good", "bad"]), rng.choice(tones)
     text = world.situation(rng, name, mood)
     words = world.remark_words(rng, tone)["text"]
     fits = (mood == "good") == (tone == "kind")
@@ -394,18 +398,39 @@ TASK_NAMES = list(TASKS)
 TASK_WEIGHTS = [TASK_WEIGHT.get(task, 1) for task in TASK_NAMES]
 
 
-
 # --- the second part: practice --------------------------------------------------------
 
 
+def mostly_kind(rng: Random) -> str:
+    """Was it meant? Four remarks of five are kind.
+
+    With as many harsh ones neither half tells anything by itself, and in trials nothing
+    was learnt; with more kind ones the situation alone tells much, and then the rest is
+    learnt too.
+    """
+    return meant(rng, tones=MOSTLY_KIND)
+
+
 def harder(rng: Random) -> str:
-    """A text and one question on it, mostly of the tasks that are learnt late."""
+    """A text and one question on it, mostly of the tasks that are learnt late.
+
+    In three of four comparisons the answer is who is told of first; see `mostly_kind`.
+    """
     task = rng.choices(TASK_NAMES, HARDER_WEIGHTS)[0]
-    example = world.draw_together(rng, [task], unknown=0.15)[1][0]
+    skewed = task in ("more", "fewer") and rng.random() < 0.5
+    while True:
+        example = world.draw_together(rng, [task], unknown=0.15)[1][0]
+        if not skewed or told_first(example):
+            break
     said = world.say(task, example)
-    answer = said if rng.random() < 0.6 else reply(rng, task, example)
+    answer = said if rng.random() < 0.8 else reply(rng, task, example)
     told = [(ask(rng, task, example), answer)]
     return arrange(rng, frame_list(rng, example.text), told).strip().replace("  ", " ")
+
+
+def told_first(example: Example) -> bool:
+    """Whether a comparison's answer is the person who is told of first."""
+    return example.text.split(". ")[0].endswith(f" {example.answer}")
 
 
 def some_sentences(rng: Random) -> str:
@@ -461,11 +486,11 @@ HARDER |= {"reverse": 3, "feels": 3, "replace_name": 3, "replace_colour": 3}
 HARDER |= {"what_said": 3, "without": 3, "colour": 2, "all_about": 2, "who_said": 2}
 HARDER_WEIGHTS = [HARDER.get(task, 1) for task in TASK_NAMES]
 PRACTICE: dict[Callable[[Random], str], float] = {
-    harder: 38,
-    many_questions: 14,
+    harder: 36,
+    many_questions: 12,
     questions: 6,
     echoes: 12,
-    meant: 8,
+    mostly_kind: 12,
     moods: 5,
     remarks: 5,
     address: 3,

@@ -468,13 +468,19 @@ def count_items(rng: Random, words: list[str], unknown: bool) -> Asked:
 
 def count_word(rng: Random, words: list[str], unknown: bool) -> Asked:
     item = rng.choice(sorted(set(words)))
-    return NUMBERS[words.count(item)], {"item": item}
+    tallied, count = [], 0
+    for word in words:
+        count += word == item
+        tallied.append(f"{word} {NUMBERS[count]}" if word == item else word)
+    return NUMBERS[count], {"item": item, "tallied": joined(tallied)}
 
 
 def compared(told: Comparison) -> dict[str, str]:
-    """Returns what is compared, and the numbers in the order of the text."""
+    """Returns what is compared, and the numbers as the text has them and by size."""
     counted = [f"{NUMBERS[count]} with {name}" for name, count in told.counts.items()]
-    return {"objects": told.objects, "counted": joined(counted)}
+    lesser, greater = sorted(told.counts.values())
+    by_size = {"lesser": NUMBERS[lesser], "greater": NUMBERS[greater]}
+    return {"objects": told.objects, "counted": joined(counted)} | by_size
 
 
 def more(rng: Random, told: Comparison, unknown: bool) -> Asked:
@@ -713,8 +719,8 @@ def lower_first(text: str) -> str:
 def say(task: str, example: Example) -> str:
     """Returns the answer as a sentence that takes up what was asked for.
 
-    It names the person, thing or number first, so that a reader who writes it from
-    left to right knows at each word where in the text to look next.
+    It names the person, thing or number first, and counts or compares in steps, so that
+    a reader who writes it from left to right knows at each word where to look next.
     """
     if example.answer == UNKNOWN:
         return UNKNOWN

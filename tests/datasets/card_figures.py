@@ -241,8 +241,10 @@ def general() -> str:
             ["file", "documents"],
             [
                 ["`sample.jsonl`", len(rows("general/sample"))],
+                ["`practice_sample.jsonl`", len(rows("general/practice_sample"))],
                 ["`heldout.jsonl`", len(held)],
-                ["`train.jsonl`, not committed", build.DOCUMENTS],
+                ["first part, not committed", build.DOCUMENTS],
+                ["second part, not committed", build.PRACTICE_DOCUMENTS],
             ],
         )
         + f"\nA document of `heldout.jsonl` has {words} words on average.\n\n"

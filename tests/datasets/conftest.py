@@ -17,6 +17,7 @@ for folder in (Path(__file__).parent, DATASETS):
     sys.path.insert(0, str(folder))
 
 DOCUMENTS = 200_000
+PRACTISED = 60_000
 
 
 @pytest.fixture(scope="session")
@@ -62,10 +63,22 @@ def read(name: str) -> dict[str, list[dict]]:
 
 
 @pytest.fixture(scope="session")
-def documents() -> list[str]:
-    """The documents that the shipped base reads."""
+def practised() -> list[str]:
+    """Documents of the second part of what the shipped base reads."""
+    import build
+    import make_general
+
+    drawn = make_general.documents(
+        build.PRACTICE_DOCUMENTS, seed=build.SEED, practice=True
+    )
+    return list(islice(drawn, PRACTISED))
+
+
+@pytest.fixture(scope="session")
+def documents(practised: list[str]) -> list[str]:
+    """Documents of both parts of what the shipped base reads, the first part first."""
     import build
     import make_general
 
     drawn = make_general.documents(build.DOCUMENTS, seed=build.SEED)
-    return list(islice(drawn, DOCUMENTS))
+    return [*islice(drawn, DOCUMENTS), *practised]

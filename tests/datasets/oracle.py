@@ -284,10 +284,25 @@ def counted(text: str, asked: str) -> str:
     )
 
 
-def both(text: str, asked: str) -> str:
-    """Who has how many, in the order of the text."""
-    told = [f"{WORLD['numbers'][n]} with {who}" for who, n in amounts(text).items()]
-    return ", ".join(told)
+def by_size(text: str, word: str) -> str:
+    """Who has how many, in the order of the text; and how the two numbers compare."""
+    numbers = WORLD["numbers"]
+    told = ", ".join(f"{numbers[n]} with {who}" for who, n in amounts(text).items())
+    least, most = (numbers[n] for n in sorted(amounts(text).values()))
+    one, two = (most, least) if word == "greater" else (least, most)
+    return f"{told}. {one[:1].upper()}{one[1:]} is {word} than {two}"
+
+
+def tallied(text: str, asked: str) -> str:
+    """The list, with a number behind the asked word wherever it comes; the word."""
+    item, words = any_found(listed(text), asked), listed(text)
+    said = [
+        f"{word} {WORLD['numbers'][words[: place + 1].count(item)]}"
+        if word == item
+        else word
+        for place, word in enumerate(words)
+    ]
+    return f"{', '.join(said)}: the word {item}"
 
 
 def numbers(text: str, asked: str) -> str:
@@ -307,13 +322,10 @@ FORMS: dict[str, tuple[str, object]] = {
     "after": ("After # comes @.", lambda text, asked: any_found(listed(text), asked)),
     "reverse": ("Backwards: @.", None),
     "count_items": ("#: @ words.", counted),
-    "count_word": (
-        "The word # comes @ times.",
-        lambda text, asked: any_found(listed(text), asked),
-    ),
+    "count_word": ("# comes @ times.", tallied),
     "count_sentences": ("There are @ sentences.", None),
-    "more": ("#: @ has more.", both),
-    "fewer": ("#: @ has fewer.", both),
+    "more": ("#: @ has more.", lambda text, asked: by_size(text, "greater")),
+    "fewer": ("#: @ has fewer.", lambda text, asked: by_size(text, "fewer")),
     "same": ("#: @.", numbers),
     "mood": ("It is @.", None),
     "remark": ("The words are @.", None),
@@ -332,6 +344,10 @@ FORMS: dict[str, tuple[str, object]] = {
 }
 
 
+# their answers begin with what the text or the question has in small letters
+CAPITALS = ("who_said", "count_items", "count_word", "more", "fewer", "same")
+
+
 def any_found(words: list[str], asked: str) -> str:
     """The first of these words that is asked for, as the text writes it."""
     found = re.search(any_of(words), asked, re.I)[0].lower()
@@ -348,7 +364,7 @@ def sentence(task: str, text: str, asked: Asked) -> str:
     if key is None:
         return form.replace("@", found)
     taken = key(text, rest) if callable(key) else re.search(key, rest, re.I)[0]
-    capital = task in ("who_said", "count_items", "more", "fewer", "same")
+    capital = task in CAPITALS
     lower = task == "pick"
     taken = taken[:1].upper() + taken[1:] if capital else taken
     return form.replace("#", taken.lower() if lower else taken).replace("@", found)

@@ -43,11 +43,14 @@ def test_rebuilt_byte_for_byte(tmp_path: Path, seed: str) -> None:
     assert differ == []
 
 
+PARTS = ("sample", "practice_sample", "heldout")
+
+
 def test_every_data_file_is_built_or_written_by_hand() -> None:
     kept = {str(path.relative_to(DATASETS)) for path in DATASETS.rglob("*.jsonl")}
     by_hand = {"irony/written.jsonl", "lexicon/remarks.jsonl"}
     by_hand |= {"lexicon/situations.jsonl"}
-    built = {f"general/{name}.jsonl" for name in ("sample", "heldout")}
+    built = {f"general/{name}.jsonl" for name in PARTS}
     built |= {f"irony/{split}.jsonl" for split in build.make_irony.SIZES}
     splits = ("train", *build.make_instructions.TEST_ROWS)
     built |= {f"instructions/{split}.jsonl" for split in splits}

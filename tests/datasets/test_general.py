@@ -6,6 +6,7 @@ import json
 import re
 from collections import Counter
 from pathlib import Path
+from random import Random
 
 import build
 import make_general
@@ -83,4 +84,50 @@ def test_sample_is_the_beginning_of_the_text(
 def test_what_the_base_read_was_kept_out_of_the_held_out_text() -> None:
     record = Path(build.__file__).parents[1] / "benchmarks" / "results" / "base.json"
     recipe = json.loads(record.read_text(encoding="utf-8"))["recipe"]
-    assert (recipe["documents"], recipe["seed"]) == (build.DOCUMENTS, build.SEED)
+    assert recipe["seed"] == build.SEED
+    assert recipe["documents"] == build.DOCUMENTS
+    assert recipe["practice_documents"] == build.PRACTICE_DOCUMENTS
+
+
+def test_practice_sample_is_the_beginning_of_the_second_part(
+    documents: list[str], practised: list[str], general: dict[str, list[dict]]
+) -> None:
+    assert [row["text"] for row in general["practice_sample"]] == practised[:100]
+    assert practised[:100] != documents[:100]
+
+
+def test_odd_words_take_the_places_and_change_nothing_else() -> None:
+    rng, changed = Random(1), 0
+    text = "Mira sits in the kitchen. The ball of Tom is red."
+    for _ in range(40):
+        odd = make_general.with_odd_words(rng, text)
+        shapes = [make_general.PLAIN_WORD.sub("w", told) for told in (text, odd)]
+        assert shapes[0] == shapes[1]
+        changed += odd != text
+    assert 20 < changed < 40
+
+
+def test_an_echo_says_its_sentences_again_or_with_one_word_new() -> None:
+    rng = Random(2)
+    for _ in range(300):
+        told = make_general.echoes(rng)
+        words = Counter(re.findall(r"\w+", told))
+        asked = {word for word, count in words.items() if count == 1}
+        again = sum(count for word, count in words.items() if word not in asked)
+        # the text and its echo; what stands there once is the question's own
+        assert again >= len(asked), told
+
+
+def test_what_was_meant_fits_what_happened() -> None:
+    mood_of = {row["text"].split("{name}")[-1]: row["mood"] for row in world.SITUATIONS}
+    tone_of = {row["text"]: row["polarity"] for row in world.REMARKS}
+    rng, kinds = Random(3), Counter()
+    for _ in range(200):
+        told = make_general.meant(rng)
+        mood = next(mood_of[t] for t in mood_of if f"{t}. " in told)
+        tone = next(tone_of[t] for t in tone_of if f'"{t}"' in told)
+        fits = (mood == "good") == (tone == "kind")
+        assert told.endswith(("meant it.", "not mean it.", "thought.", "opposite."))
+        assert fits == (" did not mean it" not in told and "opposite" not in told)
+        kinds[mood, tone] += 1
+    assert len(kinds) == 4
