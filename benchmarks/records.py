@@ -45,16 +45,25 @@ def table(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 
-def write(name: str, rows: list[dict], *, command: str, **facts: object) -> Path:
+def write(
+    name: str,
+    rows: list[dict],
+    *,
+    command: str,
+    folder: Path | None = None,
+    **facts: object,
+) -> Path:
     """Writes a record aside and puts it in place whole.
 
     Args:
         name: of the file, without ending.
         rows: one dict per measurement: what, value, low, high, n, seeds, ...
         command: the command line that repeats it.
+        folder: where it is written; None: to the records.
         **facts: model and data hashes and whatever else the reader needs.
     """
-    RESULTS.mkdir(parents=True, exist_ok=True)
+    folder = folder or RESULTS
+    folder.mkdir(parents=True, exist_ok=True)
     record = {
         "rows": rows,
         "command": command,
@@ -64,7 +73,7 @@ def write(name: str, rows: list[dict], *, command: str, **facts: object) -> Path
         "versions": {lib: importlib.metadata.version(lib) for lib in LIBRARIES},
         **facts,
     }
-    path = RESULTS / f"{name}.json"
+    path = folder / f"{name}.json"
     part = path.with_suffix(".part")
     part.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     os.replace(part, path)
