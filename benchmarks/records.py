@@ -39,6 +39,12 @@ def hardware() -> str:
     return f"{cpu}, {os.cpu_count()} cores{gpu}"
 
 
+def versions() -> dict[str, str]:
+    """Returns the version of each library that is installed."""
+    found = importlib.metadata.packages_distributions()
+    return {lib: importlib.metadata.version(lib) for lib in LIBRARIES if lib in found}
+
+
 def table(header: list[str], rows: list[list[str]]) -> str:
     """Returns a Markdown table."""
     lines = [header, ["---"] * len(header), *rows]
@@ -70,7 +76,7 @@ def write(
         "date": datetime.date.today().isoformat(),
         "hardware": hardware(),
         "python": sys.version.split()[0],
-        "versions": {lib: importlib.metadata.version(lib) for lib in LIBRARIES},
+        "versions": versions(),
         **facts,
     }
     path = folder / f"{name}.json"
