@@ -124,10 +124,10 @@ def cases(tiny: bool) -> list[Case]:
     if tiny:
         return _tiny_cases()
     three = (("defaults", "fused"), ("ours", "fused"), BARE)
-    head = {"rows": "mixed", "steps": 48}
+    head = {"rows": "mixed", "steps": 23}
     found = [Case(8, "qlora", which, loss=loss, **head) for which, loss in three]
     found += [Case(8, "qlora", which) for which in ("defaults", "ours")]
-    found += _triple(3, "qlora") + _triple(1, "full", weights="float32")
+    found += _triple(1, "full", weights="float32", steps=48) + _triple(3, "qlora")
     found += [
         Case(8, "qlora", "ours", length=length, batch=1, checkpointing=again)
         for length in (8192, 2048, 512, 4096)
@@ -155,7 +155,7 @@ def cases(tiny: bool) -> list[Case]:
 def _triple(billions: int, technique: str, **more: Any) -> list[Case]:
     """The three settings on mixed rows."""
     three = (("defaults", "fused"), ("ours", "fused"), BARE)
-    more |= {"rows": "mixed", "steps": 8}
+    more = {"rows": "mixed", "steps": 8} | more
     return [
         Case(billions, technique, which, loss=loss, **more) for which, loss in three
     ]
