@@ -152,7 +152,7 @@ def gpu_row(row: dict, pair: dict | None, torch_version: str) -> list[str]:
         f"{apart:.4f} of {fell:.2f}" if pair else "–",
         f"{peak / 2**30:.2f}",
         f"{100 * row['prediction_error']:+.1f}",
-        f"{100 * now:+.1f}",
+        f"{round(100 * now, 1) + 0.0:+.1f}",  # no "-0.0"
     ]
 
 
