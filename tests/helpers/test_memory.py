@@ -475,7 +475,7 @@ PUBLISHED = {
         0,
         GIB,
         4.6,
-        10.4,
+        11.4,
     ),
     "PEFT LoRA r32": ("Llama-3.2-3B", replace(PEFT, rank=32), 0, GIB, 20.8, 1.7),
     "PEFT rsLoRA r64": ("Llama-3.2-3B", replace(PEFT, rank=64), 0, GIB, 21.0, 1.3),
