@@ -140,8 +140,9 @@ def _convert(options: argparse.Namespace) -> int:
     try:
         report = formats.convert_file(path, output, **given)
     except formats.DataError as error:
-        # The same words with the options' names as they are typed here.
-        said = re.sub(r"\b(format|to|paths|scheme)=(?='|\s)", r"--\1 ", str(error))
+        # The same words with the options as they are typed here.
+        said = re.sub(r"\b(format|to|paths|scheme)='(\w+)'", r"--\1 \2", str(error))
+        said = re.sub(r"\b(format|to|scheme)= ", r"--\1 ", said)
         raise formats.DataError(said.replace("tag_column=", "--tag-column ")) from error
     print(formats.describe(report, options.report))
     return 1 if report.rejected else 0

@@ -144,10 +144,11 @@ class Evidence:
                 return "IOB2"
             if not self.first["B"]:
                 return "IOB1"
-        counts = f"{self.first['B']} entities begin with B-, {self.first['I']} with I-"
+        begun = [f"{self.first[mark]} with {mark}-" for mark in sorted(self.first)]
+        counts = ", ".join([*begun, f"{self.bare} tags without a mark"])
         raise DataError(
-            f"{name} mixes tag schemes ({counts}, {self.bare} tags have no prefix): "
-            f"pass scheme= one of {quoted(SCHEMES)}, or mend the tags."
+            f"{name} mixes tag schemes (entities begin {counts}): pass scheme= one of "
+            f"{quoted(SCHEMES)}, or mend the tags."
         )
 
 
@@ -205,12 +206,11 @@ def tag_column(rows: Iterable[Row], given: int | None, name: str) -> str:
     last = found[-1] if found else ""
     for column in found[:-1]:
         if types[column] == types[last]:
-            choice = " or ".join(
-                f"tag_column={one.split()[1]}" for one in (column, last)
-            )
+            one, other = column.split()[1], last.split()[1]
             raise DataError(
-                f"{name} has tags of the same types in {column} and in {last}, as where "
-                f"gold stands beside predicted: pass {choice}."
+                f"{name} has tags of the same types in columns {one} and {other}, as "
+                f"where gold stands beside predicted: pass tag_column={one} or "
+                f"tag_column={other}."
             )
     return (found or list(types) or [""])[-1]
 

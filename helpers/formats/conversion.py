@@ -385,7 +385,8 @@ class _Job:
     ) -> Iterator[tuple[Record, dict[str, Any] | Rejection]]:
         """Yield for each record its rows and rejections, at least one of them."""
         if self.family.prepare:
-            source = self.family.prepare(source, self.options, self.notes, file)
+            name = file or "the data"
+            source = self.family.prepare(source, self.options, self.notes, name)
         for record in source:
             for place, row in self._units(record):
                 try:

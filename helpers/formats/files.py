@@ -12,7 +12,6 @@ import codecs
 import gzip
 import io
 import lzma
-import os
 import tempfile
 import zlib
 from collections.abc import Iterator
@@ -37,8 +36,8 @@ _MAGIC = {
 }
 _BUFFER = 1 << 18
 # Text packs to a tenth, and rows that repeat each other to a fiftieth or so.
-_FREE_BYTES = 64_000_000
-_MOST_SWELLING = 300
+_FREE_BYTES = 1 << 26
+_MOST_SWELLING = 200
 
 
 def plain_name(path: Path) -> Path:
@@ -156,6 +155,19 @@ def not_utf8(path: Path, file: str) -> DataError:
     )
 
 
+def refuse_what_swells(path: Path, file: str) -> None:
+    """Raise for a packed file that soon unpacks to hundreds of times its size.
+
+    While rows are read, the same limit holds; but by then, millions of tiny ones could
+    have taken minutes.
+    """
+    with open_bytes(path, file) as stream:
+        if isinstance(stream, io.BufferedReader) and not stream.seekable():
+            for _ in range(_FREE_BYTES // _BUFFER + 1):
+                if not stream.read(_BUFFER):
+                    break
+
+
 class _Unpacking(io.RawIOBase):
     """The bytes of a packed file; broken and swelling ones raise DataError."""
 
@@ -163,9 +175,8 @@ class _Unpacking(io.RawIOBase):
         self._file = file
         self._kind = kind
         self._count = 0
-        self._most = max(_FREE_BYTES, _MOST_SWELLING * os.path.getsize(path))
-        self._errors = (OSError, EOFError, zlib.error, lzma.LZMAError, ValueError)
-        self._source = _unpacker(path, kind)
+        self._packed = path.open("rb")
+        self._source = _unpacker(self._packed, kind)
 
     def readable(self) -> bool:
         return True
@@ -173,7 +184,7 @@ class _Unpacking(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         try:
             data = self._source.read(len(buffer))
-        except self._errors as error:
+        except (OSError, EOFError, zlib.error, lzma.LZMAError, ValueError) as error:
             raise DataError(
                 f"{self._file} is a broken {self._kind} file ({error}): fetch or write "
                 f"it again."
@@ -181,7 +192,7 @@ class _Unpacking(io.RawIOBase):
         if not self._count:
             refuse_what_is_no_data(data, self._file)
         self._count += len(data)
-        if self._count > self._most:
+        if self._count > max(_FREE_BYTES, _MOST_SWELLING * self._packed.tell()):
             raise DataError(
                 f"{self._file} unpacks to more than {_MOST_SWELLING} times its size: "
                 f"unpack it yourself if you trust it."
@@ -190,16 +201,22 @@ class _Unpacking(io.RawIOBase):
         return len(data)
 
     def close(self) -> None:
-        self._source.close()
+        if not self.closed:
+            self._source.close()
+            self._packed.close()
         super().close()
 
 
-def _unpacker(path: Path, kind: str) -> IO[bytes]:
-    if kind == "zstd":
-        import pyarrow
+def _unpacker(packed: IO[bytes], kind: str) -> Any:
+    if kind == "gzip":
+        return gzip.GzipFile(fileobj=packed)
+    if kind == "bzip2":
+        return bz2.BZ2File(packed)
+    if kind == "xz":
+        return lzma.LZMAFile(packed)
+    import pyarrow
 
-        return pyarrow.input_stream(str(path), compression="zstd")
-    return {"gzip": gzip.open, "bzip2": bz2.open, "xz": lzma.open}[kind](path, "rb")
+    return pyarrow.CompressedInputStream(packed, "zstd")
 
 
 def lines_of(handle: IO[str], most: int, file: str) -> Iterator[str]:

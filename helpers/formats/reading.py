@@ -26,6 +26,7 @@ _BATCH = 512
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _TAGGED = {".conll", ".bio", ".iob", ".iob2"}
 _JSON_SPACE = " \t\r\n"
+_IN_NUMBERS = "0123456789.eE+-"
 _DECODER = json.JSONDecoder()
 _FLAN_COLUMNS = ("question", "answer", "rationale")
 
@@ -40,6 +41,7 @@ def read_file(path: Path, file: str) -> Iterator[Record]:
 
 def _records(path: Path, file: str) -> Iterator[Record]:
     suffix = files.plain_name(path).suffix
+    files.refuse_what_swells(path, file)
     with files.open_bytes(path, file) as stream:
         if stream.read(4) == b"PAR1":
             return _parquet(path, file)
@@ -156,7 +158,8 @@ class _Text:
                 f"{self._file} has a row of over {MOST_CHARACTERS:,} characters, which "
                 f"starts in line {self._lines}: check how it was written."
             )
-        new = self._handle.read(max(_CHUNK, ahead))
+        most = MOST_CHARACTERS + 1 - ahead
+        new = self._handle.read(min(max(_CHUNK, ahead), most))
         self.window, self.at = self.window[self.at :] + new, 0
         self.ended = not new
         return bool(new)
@@ -181,13 +184,14 @@ class _Text:
             except RecursionError:
                 raise self.broken("nested too deeply", self.at) from None
             except ValueError as error:
-                if self._is_cut(error) and self.more():
+                if self._is_cut(error):
+                    self.more()
                     continue
                 place = getattr(error, "pos", self.at)
                 said = getattr(error, "msg", "a number with too many digits")
                 raise self.broken(said, place) from None
-            # A number at the window's edge may go on behind it.
-            if end == len(self.window) and not self.ended and self.more():
+            if isinstance(value, int | float) and self._may_go_on(end):
+                self.more()
                 continue
             self.at = end
             return value
@@ -199,6 +203,10 @@ class _Text:
         # Of a cut string, the error names the start; else the place of the cut.
         near = len(self.window) - error.pos < 16
         return near or error.msg.startswith("Unterminated string")
+
+    def _may_go_on(self, end: int) -> bool:
+        """Tell a number that the window's edge cuts, as after `0` or within `1.5e3`."""
+        return not self.ended and not self.window[end:].strip(_IN_NUMBERS)
 
     def broken(self, said: str, place: int | None = None) -> DataError:
         """Return the error for a text that is no JSON here, or at a place ahead."""

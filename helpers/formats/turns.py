@@ -22,6 +22,7 @@ from helpers.formats.values import (
 Message = dict[str, Any]
 
 MEDIA = ("image", "images", "video", "videos", "audio", "audios")
+_MEDIA_COLUMNS = frozenset(MEDIA)
 TURN_COLUMNS = ("messages", "conversations")
 ROLES = {
     "system": "system",
@@ -130,17 +131,23 @@ def _content(turn: Row, value: str, place: str) -> str:
 
 def media_of(row: Row) -> dict[str, Any]:
     """Return what a row holds besides text: columns, and parts of its turns."""
-    found = {column: row[column] for column in MEDIA if not is_empty(row.get(column))}
+    found: dict[str, Any] = {}
+    if not _MEDIA_COLUMNS.isdisjoint(row):
+        found = {
+            column: row[column] for column in MEDIA if not is_empty(row.get(column))
+        }
     parts = [
         part
         for column in TURN_COLUMNS
-        if isinstance(row.get(column), list)
+        if column in row and isinstance(row[column], list)
         for turn in row[column]
         if isinstance(turn, Mapping) and isinstance(turn.get("content"), list)
         for part in turn["content"]
         if isinstance(part, Mapping) and part.get("type") != "text"
     ]
-    return found | ({"parts": parts} if parts else {})
+    if parts:
+        found["parts"] = parts
+    return found
 
 
 def tools_of(row: Row) -> str:

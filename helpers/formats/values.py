@@ -34,7 +34,9 @@ def is_null(value: Any) -> bool:
 
 def is_blank(value: Any) -> bool:
     """Tell null and text of nothing but white space."""
-    return is_null(value) or (isinstance(value, str) and not value.strip())
+    if isinstance(value, str):
+        return not value or value.isspace()
+    return is_null(value)
 
 
 def is_empty(value: Any) -> bool:
@@ -80,11 +82,10 @@ def text(row: Row, column: str, label: str = "") -> str:
 
 def checked_text(value: Any, label: str) -> str:
     """Return a value that is a text with something in it, or reject the row."""
-    if is_null(value):
-        raise RejectError(label, "is null")
     if not isinstance(value, str):
-        raise RejectError(label, f"is {kind_name(value)}, not text")
-    if not value.strip():
+        said = "is null" if is_null(value) else f"is {kind_name(value)}, not text"
+        raise RejectError(label, said)
+    if not value or value.isspace():
         raise RejectError(label, "is blank")
     if not value.isascii():
         try:
@@ -108,6 +109,8 @@ def listed(row: Row, column: str, what: str) -> list[Any]:
 def only(row: Row, columns: tuple[str, ...], *, advice: str) -> str:
     """Return the one column that is filled; the first if none is."""
     present = [column for column in columns if column in row]
+    if len(present) == 1:
+        return present[0]
     filled = [column for column in present if not is_blank(row[column])]
     if any(row[column] != row[filled[0]] for column in filled[1:]):
         raise RejectError("/".join(filled), f"differ: {advice}")
