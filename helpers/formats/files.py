@@ -162,7 +162,7 @@ def refuse_what_swells(path: Path, file: str) -> None:
     have taken minutes.
     """
     with open_bytes(path, file) as stream:
-        if isinstance(stream, io.BufferedReader) and not stream.seekable():
+        if not stream.seekable():
             for _ in range(_FREE_BYTES // _BUFFER + 1):
                 if not stream.read(_BUFFER):
                     break
@@ -201,9 +201,8 @@ class _Unpacking(io.RawIOBase):
         return len(data)
 
     def close(self) -> None:
-        if not self.closed:
-            self._source.close()
-            self._packed.close()
+        self._source.close()
+        self._packed.close()
         super().close()
 
 

@@ -415,6 +415,21 @@ def test_bombs_end_soon_and_small(tmp_path, name):
     assert not (tmp_path / "out.jsonl").exists()
 
 
+def test_what_swells_later_is_refused_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "_BUFFER", 1 << 10)
+    monkeypatch.setattr(files, "_FREE_BYTES", 1 << 12)
+    lines = [json.dumps({"text": os.urandom(20).hex()}) for _ in range(300)]
+    path = tmp_path / "a.jsonl.gz"
+    path.write_bytes(gzip.compress("\n".join(lines).encode()))
+    assert len(load(path).rows) == 300
+    swollen = '\n{"text": "a"}' * 1_000_000
+    path.write_bytes(gzip.compress(("\n".join(lines) + swollen).encode()))
+    with pytest.raises(DataError, match="unpacks to more than 200 times its size"):
+        for record in read_records(path):
+            assert not record.problem
+    assert record.row > 300
+
+
 @linux
 @pytest.mark.parametrize(("kind", "size"), [("lines", 300e6), ("array", 60e6)])
 def test_memory_is_flat_however_long_the_file(tmp_path, kind, size):
