@@ -355,20 +355,18 @@ def _parquet(path: Path, file: str) -> Iterator[Record]:
     import pyarrow
     from pyarrow import parquet
 
-    try:
-        with files.open_seekable(path, file) as stream:
+    with files.open_seekable(path, file) as stream:
+        try:
             table, row = parquet.ParquetFile(stream), 0
             for batch in table.iter_batches(batch_size=_BATCH):
                 for value in batch.to_pylist():
                     row += 1
                     yield Record(row, value, file=file)
-    except (pyarrow.ArrowException, OSError, ValueError) as error:
-        if isinstance(error, DataError):
-            raise
-        reason = str(error).split("\n")[0].rstrip(".")
-        raise DataError(
-            f"{file} is a broken Parquet file ({reason}): fetch or write it again."
-        ) from error
+        except (pyarrow.ArrowException, OSError, ValueError) as error:
+            reason = str(error).split("\n")[0].rstrip(".")
+            raise DataError(
+                f"{file} is a broken Parquet file ({reason}): fetch or write it again."
+            ) from error
 
 
 # -------------------------------------------------------------------------- tagged text
