@@ -30,6 +30,12 @@ _HOPELESS = 200
 
 _SAMPLES = 3
 
+_CONVERSATIONS = {
+    "messages": ("messages",),
+    "prompt_completion_messages": ("prompt", "completion"),
+}
+"""Columns that are rendered together."""
+
 
 @dataclass(slots=True)
 class Seen:
@@ -141,15 +147,15 @@ def _encode(batch: Sequence[Row], probe: Probe) -> None:
 
 
 def _lost_turns(value: Mapping[str, Any], folder: Folder) -> Iterator[Turn]:
-    messages = value.get("messages") or [
-        *(value["prompt"] if isinstance(value.get("prompt"), list) else ()),
-        *(value["completion"] if isinstance(value.get("completion"), list) else ()),
-    ]
+    columns = _CONVERSATIONS.get(shape_of(value), ())
+    messages = [message for column in columns for message in value[column]]
     text = folder.render(messages) if messages else None
-    for _, spoken in turns(value) if text is not None else ():
-        for turn in spoken:
-            told = turn.text if turn.role == "assistant" else turn.text.strip()
+    if text is None:
+        return
+    for column, spoken in turns(value):
+        for turn in spoken if column in columns else ():
             # trimmed edges of what is only read cost nothing
+            told = turn.text if turn.role == "assistant" else turn.text.strip()
             if turn.text != CALLS and told not in text:
                 yield turn
 
@@ -368,7 +374,7 @@ def double_end(probe: Probe) -> Iterator[Place]:
     tokenizer = probe.folder.tokenizer
     ends = probe.folder.stops | {tokenizer.eos_token_id}
     for seen in probe.seen:
-        if ends.isdisjoint(seen.ids[-3:-1]):
+        if ends.isdisjoint(seen.ids[-4:-1]):
             continue
         tail = [
             token
