@@ -10,6 +10,7 @@ SCRIPTS = (
     "fine_tuning.py",
     "instruction_tuning.py",
     "flan.py",
+    "gpu.py",
 )
 
 if __name__ == "__main__":
