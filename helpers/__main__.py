@@ -1,4 +1,4 @@
-"""Commands: `python -m helpers check FILE`, `python -m helpers memory MODEL`.
+"""Commands: `check FILE`, `convert FILE`, `memory MODEL`.
 
 `--help` tells the options of each. A command that cannot do what was asked says why
 in one sentence and exits with 2.
@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn, get_args
 
-from helpers import memory
+from helpers import formats, memory
 
 
 class _Parser(argparse.ArgumentParser):
@@ -30,14 +31,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: those of the command line, or None to take them from there.
 
     Returns:
-        The exit status: 0, 1 where `check` found something, or 2 where the command
-        could not be done.
+        The exit status: 0; 1 where `check` found something or `convert` left rows
+        out; or 2 where the command could not be done.
     """
     parser = _Parser(prog="python -m helpers", description=__doc__)
     commands = parser.add_subparsers(
         required=True, metavar="COMMAND", parser_class=_Parser
     )
     _add_memory(commands.add_parser("memory", help="will it fit on this GPU?"))
+    _add_convert(commands.add_parser("convert", help="your data as a trainer takes it"))
     _add_check(commands.add_parser("check", help="what is wrong with data or model?"))
     options = parser.parse_args(arguments)
     run: Callable[[argparse.Namespace], int] = options.run
@@ -112,6 +114,40 @@ def _recipe(
         loss=options.loss,
         compute=options.compute,
     )
+
+
+def _add_convert(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=_convert)
+    add = parser.add_argument
+    add("file", help="a file, a folder of files, or an id on the Hub")
+    add("--output", required=True, metavar="FILE", help="new file: .jsonl or .parquet")
+    add("--to", choices=formats.SHAPES, metavar="SHAPE", help=_listed(formats.SHAPES))
+    known = [family.name for family in formats.FAMILIES.values() if family.convert]
+    add("--format", choices=known, metavar="NAME", help="where it cannot be detected")
+    add("--report", metavar="FILE", help="all rows that were left out, as JSON Lines")
+    add("--keep-meta", action="store_true", help="keep all other columns, as JSON text")
+    add("--split", default="train", help="of a data set on the Hub (train)")
+    add("--paths", choices=("best", "all"), default="best", help="of a tree (best)")
+    add("--tag-column", type=int, metavar="N", help="of tagged text, counted from 1")
+    add("--scheme", choices=("IO", "IOB1", "IOB2", "BIOES"), help="of the tags")
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:-1]) + f" or {names[-1]}"
+
+
+def _convert(options: argparse.Namespace) -> int:
+    given = vars(options).copy()
+    path, output = given.pop("file"), given.pop("output")
+    given.pop("run")
+    try:
+        report = formats.convert_file(path, output, **given)
+    except formats.DataError as error:
+        # The same words with the options' names as they are typed here.
+        said = re.sub(r"\b(format|to|paths|scheme)=(?='|\s)", r"--\1 ", str(error))
+        raise formats.DataError(said.replace("tag_column=", "--tag-column ")) from error
+    print(formats.describe(report, options.report))
+    return 1 if report.rejected else 0
 
 
 def _add_check(parser: argparse.ArgumentParser) -> None:

@@ -10,6 +10,7 @@ from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from helpers import encoding
@@ -214,12 +215,8 @@ def _prompt(value: Mapping[str, Any], folder: Folder) -> Any:
         return value["prompt"]
     if kind != "messages":
         return None
-    before: list[Any] = []
-    for message in value["messages"]:
-        if message["role"] == "assistant":
-            break
-        before.append(message)
-    return before or None
+    asked = takewhile(lambda one: one["role"] != "assistant", value["messages"])
+    return list(asked) or None
 
 
 # ------------------------------------------------------------------------------- rules
@@ -313,8 +310,7 @@ def control_ids(probe: Probe) -> Iterator[Place]:
 def _contents(value: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for _, spoken in turns(value):
         for turn in spoken:
-            if isinstance(turn.text, str):
-                yield turn.field, turn.text
+            yield turn.field, turn.text
     if shape_of(value) == "prompt_completion":
         yield "prompt", value["prompt"]
 

@@ -137,7 +137,7 @@ _TEMPLATES = re.compile(
 )
 def template_in_text(source: Source) -> Iterator[Place]:
     """Find the marks of the usual templates in texts that get another one."""
-    if source.family in ("text", "labels", "preference"):
+    if source.problem or source.becomes not in ("messages", "prompt_completion"):
         return
     for prose in source.texts:
         if found := _TEMPLATES.search(prose.text):

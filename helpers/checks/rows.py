@@ -61,7 +61,7 @@ def foreign_roles(source: Source) -> Iterator[Place]:
 )
 def no_known_format(source: Source) -> Iterator[Place]:
     """Find a file without a format."""
-    if source.problem and source.family != "preference" and not source.shape:
+    if source.problem and not source.shape:
         yield Place(0, joined(list(source.columns)), source.problem)
 
 
@@ -186,7 +186,7 @@ def _is_blank(value: Any) -> bool:
 def not_converted(source: Source) -> Iterator[Place]:
     """Find records that are no rows, and rejections that no other rule explains."""
     yield from places((number, "", reason) for number, reason in source.broken)
-    told = ("is blank", "is null", "is an empty list", "holds media")
+    told = ("is blank", "is null", "is an empty list")
     for number, column, reason in source.rejected:
         if not reason.startswith(told) and "unknown role" not in reason:
             yield Place(number, column, reason)
@@ -202,9 +202,10 @@ def not_converted(source: Source) -> Iterator[Place]:
 )
 def media(source: Source) -> Iterator[Place]:
     """Find rows with media."""
-    for number, column, reason in source.rejected:
-        if reason.startswith("holds media"):
-            yield Place(number, column, reason)
+    for row in source.rows:
+        for column in ("image", "images", "video", "videos", "audio", "audios"):
+            if _filled(row.value.get(column)):
+                yield Place(row.number, column, excerpt(row.value[column]))
 
 
 @rule(
@@ -290,7 +291,7 @@ def role_order(source: Source) -> Iterator[Place]:
     """Find the first turn that is out of order in each conversation."""
     for row in source.rows:
         for column, spoken in turns(row.value):
-            if column in TURNS and source.family != "preference":
+            if column in TURNS and source.becomes != "preference":
                 yield from _disorder(row, spoken)
 
 

@@ -11,7 +11,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import blake2b
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from helpers import formats
@@ -55,7 +54,8 @@ class Source:
         rows: the records that are objects, as they stand in the file.
         broken: number and reason of the records that are none.
         family: the format's name in `helpers.formats`; "labels" for rows of a
-            classification; "" if there is no single one.
+            classification, "preference" for compared answers; "" if there is none.
+        becomes: the shape in which that format comes out, one of `formats.SHAPES`.
         problem: why there is none.
         ready: the rows in a shape that SFTTrainer takes.
         rejected: number, field and reason of the rows that cannot be converted.
@@ -65,6 +65,7 @@ class Source:
     rows: list[Row]
     broken: list[tuple[int, str]] = field(default_factory=list)
     family: str = ""
+    becomes: str = ""
     problem: str = ""
     ready: list[Row] = field(default_factory=list)
     rejected: list[tuple[int, str, str]] = field(default_factory=list)
@@ -111,7 +112,7 @@ class Source:
     @property
     def is_sft(self) -> bool:
         """Whether the rows are for supervised fine-tuning of a language model."""
-        return self.family not in ("", "labels", "preference")
+        return self.becomes in ("messages", "prompt_completion", "text")
 
 
 def normalised(text: str) -> str:
@@ -144,18 +145,21 @@ def read(
         DataError: it cannot be read at all.
     """
     file = os.fspath(path)
-    records = list(_records(file))
+    records = list(formats.records(file))
     if not records:
         raise formats.DataError(f"{file} holds no rows: check how it was written.")
     return from_records(
-        [(record.row, record.value, record.problem) for record in records],
+        _numbered(records),
         file=file,
         format=format,
     )
 
 
-def _records(file: str) -> Iterable[Any]:
-    return formats._read(Path(file), file)
+def _numbered(records: list[formats.Record]) -> Iterator[tuple[int, Any, str]]:
+    """Number records as their file does; through all files, if they are several."""
+    several = len({record.file for record in records}) > 1
+    for number, record in enumerate(records, 1):
+        yield number if several else record.row, record.value, record.problem
 
 
 def from_rows(
@@ -239,24 +243,34 @@ def _convert(source: Source, format: str | None) -> None:
     try:
         done = formats.convert(values, format=format, file=source.file)
     except formats.DataError as error:
-        source.problem = str(error)
         source.ready = [row for row in source.rows if shape_of(row.value)]
-        if "chosen" in source.columns and "rejected" in source.columns:
-            source.family = "preference"
+        if {"chosen", "rejected"} <= source.columns.keys():  # of more than one format
+            source.family = source.becomes = "preference"
+        else:
+            source.problem = str(error)
         return
-    source.family = done.format
-    numbers = [row.number for row in source.rows]
-    left_out = {one.row for one in done.rejected}
-    source.rejected = [
-        (numbers[one.row - 1], one.field, one.reason) for one in done.rejected
+    source.family, source.becomes = done.format, done.to
+    if done.total == len(values):
+        _take(source, source.rows, done)
+    elif done.format == "oasst_messages":  # conversations that go through many records
+        source.ready = [Row(number, row) for number, row in enumerate(done.rows, 1)]
+    else:  # records that hold several rows each
+        for row in source.rows:
+            _take(source, [row], formats.convert([row.value], format=done.format))
+
+
+def _take(source: Source, rows: list[Row], done: formats.Conversion) -> None:
+    """Give converted rows the numbers of the records that they are from."""
+    left_out = {one.row - 1 for one in done.rejected}
+    source.rejected += [
+        (rows[one.row - 1].number, one.field, one.reason) for one in done.rejected
     ]
-    kept = [n for place, n in enumerate(numbers, 1) if place not in left_out]
-    if len(kept) != len(done.rows):  # a tree became several rows
-        kept = list(range(1, len(done.rows) + 1))
-    originals = {row.number: row.value for row in source.rows}
-    for number, row in zip(kept, done.rows, strict=True):
-        original = originals.get(number, {})
-        source.ready.append(Row(number, original if _is_plain(original) else row))
+    kept = [row for place, row in enumerate(rows) if place not in left_out]
+    if len(kept) != len(done.rows):
+        kept = rows * len(done.rows)
+    for row, converted in zip(kept, done.rows, strict=True):
+        plain = len(kept) == len(rows) - len(left_out) and _is_plain(row.value)
+        source.ready.append(Row(row.number, row.value if plain else converted))
 
 
 def _is_plain(row: Mapping[str, Any]) -> bool:

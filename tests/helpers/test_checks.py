@@ -50,7 +50,7 @@ ROWS: list[tuple[str, Rows, Rows]] = [
     (
         "foreign-roles",
         [{"conversations": [{"from": "human", "value": "Hi"}]}],
-        [SOUND],
+        [SOUND, {"messages": ["odd", *SOUND["messages"]]}],
     ),
     ("no-known-format", [{"colour": "red"}], [SOUND]),
     ("needs-conversion", [{"instruction": "Add.", "output": "5"}], [SOUND]),
@@ -183,7 +183,7 @@ ROWS: list[tuple[str, Rows, Rows]] = [
         [says("Hi", "As an AI language model, I cannot help with that.")],
         [says("Are you well?", "I can't help but smile.")],
     ),
-    ("encoding-damage", [says("Name?", "JosÃ© GarcÃ\xada")], [says("Name?", "José")]),
+    ("encoding-damage", [says("Name?", "JosÃ© GarcÃ\xada")], [says("Signs?", "â€")]),
     ("encoding-damage", [says("Name?", "Jos\ufffd")], [says("Naïve?", "東京 “x” – é")]),
     ("invisible-characters", [says("Hi\u200b", "Yes.")], [says("Hi\n\t", "हिन्दी")]),
     (
@@ -263,6 +263,8 @@ TWO_ENDS = template("<|user|>{{ m['content'] }}", end="{{ eos_token * 2 }}")
 TRIMS = PLAIN.replace(
     "{% generation %}{{ m['content'] }}", "{% generation %}{{ m['content'] | trim }}"
 )
+LINE_AFTER = template("<|user|>{{ m['content'] }}", end="{{ eos_token + '\n\n' }}")
+PLAIN_AFTER = PLAIN.replace("{% endgeneration %}", "{% endgeneration %}<|user|>")
 WITH_SYSTEM = {"messages": [turn("system", "Be kind."), *SOUND["messages"]]}
 
 
@@ -287,6 +289,7 @@ PROBES: list[tuple[str, Rows, str, Rows, str]] = [
         PLAIN,
     ),
     ("system-lost", [WITH_SYSTEM], NO_SYSTEM, [WITH_SYSTEM], PLAIN),
+    ("system-lost", [WITH_SYSTEM], NO_SYSTEM, [SOUND], template("<|user|>")),
     ("turn-lost", [SOUND], template("<|user|>"), [says(" Where? ", "Here.")], PLAIN),
     ("answer-edited", [says("Hi", " Yes. ")], TRIMS, [says("Hi", " Yes. ")], PLAIN),
     ("control-ids", [says("Hi</s>", "Yes.")], PLAIN, [says("Hi</b>", "Yes.")], PLAIN),
@@ -294,6 +297,9 @@ PROBES: list[tuple[str, Rows, str, Rows, str]] = [
     ("no-stop-trained", [SOUND], NO_END, [SOUND], PLAIN + "\n"),
     ("double-bos", [{"text": "<s>Hi"}], PLAIN, [{"text": "Hi"}], PLAIN),
     ("double-end", [SOUND], TWO_ENDS, [SOUND], PLAIN),
+    ("double-end", [SOUND], TWO_ENDS, [SOUND], LINE_AFTER),
+    ("no-stop-trained", [SOUND], NO_END, [SOUND], LINE_AFTER),
+    ("no-stop-trained", [SOUND], NO_END, [SOUND], PLAIN_AFTER),
     ("double-end", [{"text": "Hi</s>\n"}], PLAIN, [{"text": "Hi</s>"}], PLAIN),
     (
         "border-merges",

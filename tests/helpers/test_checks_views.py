@@ -143,11 +143,14 @@ def test_samples_show_what_is_learnt(tmp_path: Path, capsys) -> None:
 def test_what_cannot_be_read_ends_with_2(tmp_path: Path, capsys) -> None:
     empty = write(tmp_path / "empty.jsonl", [])
     good = write(tmp_path / "good.jsonl", [SOUND])
+    none = tmp_path / "none.json"
+    none.write_text("[]", encoding="utf-8")
     broken = tmp_path / "broken.yaml"
     broken.write_text("a: [", encoding="utf-8")
     for arguments in (
         [str(tmp_path / "none.jsonl")],
         [str(empty)],
+        [str(none)],
         [],
         [str(good), "--config", str(broken)],
         [str(good), "--model", str(tmp_path / "no-such-model")],
@@ -202,6 +205,32 @@ def test_labels_tags_and_preferences_are_no_unknown_format() -> None:
         {"prompt": "Hi", "chosen": "Yes.", "rejected": "No."},
     ):
         assert checks.check_rows([row]).sound, row
+
+
+def test_records_that_hold_several_rows_keep_their_number() -> None:
+    tasks = [{"input": f"{n}", "output": f"{n}"} for n in (1, 2)]
+    rows = [
+        {"id": "a", "instruction": "Copy.", "instances": tasks},
+        {"id": "b", "instruction": "Copy.", "instances": tasks[:1]},
+    ]
+    found = source.from_rows(rows)
+    assert [row.number for row in found.ready] == [1, 1, 2]
+    assert found.is_sft and found.pairs[1][2] == "2"
+
+
+def test_a_folder_of_files_is_numbered_through(tmp_path: Path) -> None:
+    write(tmp_path / "a.jsonl", [SOUND, SOUND])
+    write(tmp_path / "b.jsonl", [{**SOUND, "completion": ""}])
+    assert [row.number for row in source.read(tmp_path).rows] == [1, 2, 3]
+
+
+def test_messages_that_go_through_many_records() -> None:
+    rows = [
+        {"message_id": "a", "parent_id": None, "role": "prompter", "text": "Hi"},
+        {"message_id": "b", "parent_id": "a", "role": "assistant", "text": "Yes."},
+    ]
+    found = source.from_rows([{**row, "rank": 0} for row in rows])
+    assert found.family == "oasst_messages" and len(found.ready) == 1
 
 
 def test_texts_of_nested_rows() -> None:
@@ -302,6 +331,8 @@ def test_templates_by_name_and_models_without_a_weight_file() -> None:
     found.tokenizer.chat_template = {"tool": "x", "default": text}
     named = folder.Folder("m", found.tokenizer, config={"vocab_size": 7})
     assert named.template == text and named.rows == 7 and named.stops == set()
+    shapes = {"lm_head.weight": [8, 4], "model.embed_tokens.weight": [9, 4]}
+    assert folder.Folder("m", None, tensors=shapes).rows == 9
     assert folder.Folder("m", None, generation={"eos_token_id": 2}).stops == {2}
 
 
