@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -191,13 +192,17 @@ def run(
     return findings, checked
 
 
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxother = EXCERPT
+
+
 def excerpt(value: Any) -> str:
     """A value on one line, cut short.
 
     >>> excerpt("two" + chr(10) + "lines")
     'two lines'
     """
-    text = value if isinstance(value, str) else repr(value)
+    text = value if isinstance(value, str) else _REPR.repr(value)
     text = " ".join(hide(text[: 4 * EXCERPT]).split())
     return text if len(text) <= EXCERPT else text[: EXCERPT - 1] + "…"
 

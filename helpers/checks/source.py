@@ -16,6 +16,9 @@ from typing import Any, NamedTuple
 from helpers import formats
 
 TURNS = ("messages", "conversations")
+DEPTH = 40
+"""Levels of lists and objects within a row that are looked into."""
+
 CALLS = "(tool calls)"
 """Text of a turn that calls tools and says nothing."""
 
@@ -284,17 +287,19 @@ def _is_plain(row: Mapping[str, Any]) -> bool:
     )
 
 
-def _texts(value: Any, place: str = "") -> Iterator[tuple[str, str]]:
+def _texts(value: Any, place: str = "", depth: int = 0) -> Iterator[tuple[str, str]]:
     """Every string of a row that is more than a name."""
+    if depth > DEPTH:
+        return
     if isinstance(value, str):
         yield place, value
     elif isinstance(value, Mapping):
         for key, inner in value.items():
             if key not in ("role", "from", "id", "name", "type"):
-                yield from _texts(inner, f"{place}.{key}" if place else str(key))
+                yield from _texts(inner, f"{place}.{key}".lstrip("."), depth + 1)
     elif isinstance(value, list) and not _is_flat(value):
         for index, inner in enumerate(value):
-            yield from _texts(inner, f"{place}[{index}]")
+            yield from _texts(inner, f"{place}[{index}]", depth + 1)
 
 
 def _is_flat(values: list[Any]) -> bool:
