@@ -71,6 +71,7 @@ class Config:
         model: what from_pretrained is given, such as dtype.
         trainer: what SFTTrainer is given beside these.
         command: whether `trl sft` reads them, which has defaults of its own.
+        partial: whether there may be more of them: then no default is assumed.
     """
 
     file: str
@@ -80,6 +81,7 @@ class Config:
     model: dict[str, Any] = field(default_factory=dict)
     trainer: dict[str, Any] = field(default_factory=dict)
     command: bool = False
+    partial: bool = False
 
     @property
     def max_length(self) -> int | None:
@@ -90,7 +92,8 @@ class Config:
     @property
     def rate(self) -> float | None:
         """The learning rate; None where it is computed."""
-        return _number(self.training.get("learning_rate", RATE))
+        default = UNKNOWN if self.partial else RATE
+        return _number(self.training.get("learning_rate", default))
 
     @property
     def kind(self) -> str:
@@ -154,11 +157,14 @@ def from_settings(values: Mapping[str, Any], *, file: str = "settings") -> Confi
 
 def from_script(script: Script) -> Config:
     """Collect the settings that are written out in a script's calls."""
-    config = Config(script.file)
+    arguments = script.named("SFTConfig", "TrainingArguments")
+    config = Config(script.file, partial=len(arguments) != 1 or arguments[0].open)
     for call in script.calls:
         settings = dict(call.settings)
-        if call.name in ("SFTConfig", "TrainingArguments"):
-            config.training |= settings
+        if call in arguments:
+            for name, value in settings.items():  # of several runs, what all share
+                known = config.training.setdefault(name, value)
+                config.training[name] = value if value == known else UNKNOWN
             config.trainer["arguments"] = call.name
         elif call.name in _PEFT:
             config.peft = {"peft_type": _PEFT[call.name], **settings}
@@ -168,6 +174,7 @@ def from_script(script: Script) -> Config:
             config.trainer |= {**settings, "class": call.name}
         elif call.name == "from_pretrained" and "Model" in call.owner:
             config.model |= settings
+            config.trainer["loaded"] = True
         elif call.name in ("add_tokens", "add_special_tokens"):
             config.trainer["new_tokens"] = ", ".join(call.arguments) or UNKNOWN
         elif call.name == "resize_token_embeddings":
@@ -216,7 +223,8 @@ def formatting_func_ignored(config: Config, source: Source) -> Iterator[Place]:
 def prompts_trained(config: Config, source: Source) -> Iterator[Place]:
     """Find messages without assistant_only_loss, completions with their loss off."""
     if source.shape == "messages" or (not source.shape and source.is_sft):
-        if source.family != "text" and not config.training.get("assistant_only_loss"):
+        told = config.training.get("assistant_only_loss", config.partial)
+        if source.family != "text" and not told:
             yield from setting("assistant_only_loss", False)
     elif config.training.get("completion_only_loss") is False and source.is_sft:
         yield from setting("completion_only_loss", False)
@@ -360,7 +368,8 @@ def packing_without_length(config: Config) -> Iterator[Place]:
 )
 def new_tokens_not_resized(config: Config) -> Iterator[Place]:
     """Find added tokens in a script without a resize."""
-    if "new_tokens" in config.trainer and not config.trainer.get("resized"):
+    changed = {"new_tokens", "loaded"} <= config.trainer.keys()
+    if changed and not config.trainer.get("resized"):
         yield from setting("add_tokens", config.trainer["new_tokens"])
 
 
@@ -576,7 +585,8 @@ def soft_prompt_rate(config: Config) -> Iterator[Place]:
 )
 def soft_prompt_padding(config: Config, folder: Folder) -> Iterator[Place]:
     """Find soft prompts with left padding and batches over one."""
-    batch = config.training.get("per_device_train_batch_size", 8)
+    default = 1 if config.partial else 8
+    batch = config.training.get("per_device_train_batch_size", default)
     side = getattr(folder.tokenizer, "padding_side", "")
     if config.is_soft and batch != 1 and side == "left":
         yield from setting("padding_side", side)
@@ -598,7 +608,8 @@ def prefix_checkpointing(config: Config) -> Iterator[Place]:
         return
     names = ("activation_checkpointing", "gradient_checkpointing")
     values = [config.training.get(name) for name in names]
-    if not any(value is False for value in values):
+    computed = config.partial and values == [None, None]
+    if not computed and not any(value is False for value in values):
         yield from setting("activation_checkpointing", values[0])
 
 

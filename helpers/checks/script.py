@@ -31,9 +31,11 @@ class Call:
         arguments: source of the positional ones.
         sources: source of the named ones.
         settings: values of the named ones, `UNKNOWN` where they are computed.
-        target: variable that takes the result, "" if none does.
+        target: variable that takes the result, or several with commas; "" if none.
         alone: whether the result is thrown away.
         wrapper: name of the call that it is an argument of, "" if none.
+        scope: name of the function that it stands in, "" outside of all.
+        open: whether more settings come from a mapping (`**settings`).
     """
 
     name: str
@@ -45,6 +47,8 @@ class Call:
     target: str = ""
     alone: bool = False
     wrapper: str = ""
+    scope: str = ""
+    open: bool = False
 
 
 @dataclass(frozen=True)
@@ -95,15 +99,23 @@ def read(text: str, *, file: str = "script") -> Script:
     {'rate': 2}
     """
     tree = ast.parse(text)
-    calls = [call for node in ast.walk(tree) for call in _calls(node)]
+    calls = list(_walk(tree, ""))
     return Script(file, tuple(sorted(calls, key=lambda call: call.line)))
 
 
-def _calls(node: ast.AST) -> Iterator[Call]:
+def _walk(node: ast.AST, scope: str) -> Iterator[Call]:
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+        scope = f"{getattr(node, 'name', 'lambda')}, line {node.lineno}"
+    yield from _calls(node, scope)
+    for child in ast.iter_child_nodes(node):
+        yield from _walk(child, scope)
+
+
+def _calls(node: ast.AST, scope: str) -> Iterator[Call]:
     """The calls that are direct children of a node, with what becomes of them."""
     target = ""
     if isinstance(node, ast.Assign) and len(node.targets) == 1:
-        target = ast.unparse(node.targets[0])
+        target = ast.unparse(node.targets[0]).strip("()")
     wrapper = _name(node.func)[1] if isinstance(node, ast.Call) else ""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.keyword):
@@ -120,6 +132,8 @@ def _calls(node: ast.AST) -> Iterator[Call]:
                 target,
                 isinstance(node, ast.Expr),
                 wrapper,
+                scope,
+                any(k.arg is None for k in child.keywords),
             )
 
 
@@ -182,19 +196,18 @@ def _model(call: Call) -> str:
 )
 def base_used_twice(script: Script) -> Iterator[Place]:
     """Find a variable that is wrapped again without being loaded again."""
-    wrapped: dict[str, int] = {}
+    wrapped: dict[tuple[str, str], int] = {}
     for call in script.calls:
         wraps = call.name == "get_peft_model" or (
             call.name in TRAINERS and "peft_config" in call.sources
         )
-        model = _model(call) if wraps else ""
-        if model.isidentifier() and model in wrapped:
-            told = f"{model}, already wrapped in line {wrapped[model]}"
-            yield _place(script, call, told)
-        elif model.isidentifier():
-            wrapped[model] = call.line
-        if not wraps:
-            wrapped.pop(call.target, None)
+        key = (call.scope, _model(call) if wraps else "")
+        if key in wrapped:
+            yield _place(script, call, f"{key[1]}, wrapped in line {wrapped[key]}")
+        elif key[1].isidentifier():
+            wrapped[key] = call.line
+        for name in call.target.split(", ") if not wraps else ():
+            wrapped.pop((call.scope, name), None)
 
 
 @rule(
@@ -290,13 +303,13 @@ def template_returns_dict(script: Script) -> Iterator[Place]:
 )
 def asked_while_training(script: Script) -> Iterator[Place]:
     """Find generate after train without eval or a reload in between."""
-    training = False
+    training = set()
     for call in script.calls:
         if call.name == "train" and not call.arguments:
-            training = True
+            training.add(call.scope)
         elif call.name in ("eval", "from_pretrained", "load", "pipeline"):
-            training = False
-        elif call.name == "generate" and training:
+            training.discard(call.scope)
+        elif call.name == "generate" and call.scope in training:
             yield _place(script, call, f"{call.owner}.generate after train()")
 
 

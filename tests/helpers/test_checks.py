@@ -686,7 +686,9 @@ SCRIPTS: list[tuple[str, str, str]] = [
         LOADED
         + "a = get_peft_model(model, c)\n"
         + LOADED
-        + "SFTTrainer(model=model, peft_config=d)\nSFTTrainer(load(), peft_config=d)",
+        + "SFTTrainer(model=model, peft_config=d)\nSFTTrainer(load(), peft_config=d)"
+        "\ndef other(model):\n    return get_peft_model(model, d)"
+        "\n(model, t) = load()\nget_peft_model(model, e)",
     ),
     (
         "merge-thrown-away",
@@ -723,7 +725,8 @@ SCRIPTS: list[tuple[str, str, str]] = [
     (
         "asked-while-training",
         "trainer.train()\nmodel.generate(**i)",
-        "trainer.train()\nmodel.eval()\nmodel.generate(**i)",
+        "trainer.train()\nmodel.eval()\nmodel.generate(**i)\n"
+        "def answer(i):\n    return model.generate(**i)",
     ),
     (
         "no-generation-prompt",
@@ -740,8 +743,8 @@ SCRIPTS: list[tuple[str, str, str]] = [
     ),
     (
         "new-tokens-not-resized",
-        "tokenizer.add_tokens(['<x>'])",
-        "tokenizer.add_tokens(['<x>'])\nmodel.resize_token_embeddings(n)",
+        LOADED + "tokenizer.add_tokens(['<x>'])",
+        LOADED + "tokenizer.add_tokens(['<x>'])\nmodel.resize_token_embeddings(n)",
     ),
     (
         "new-tokens-untrained",
@@ -773,6 +776,21 @@ SCRIPTS: list[tuple[str, str, str]] = [
         "slow-lora",
         "SFTConfig(learning_rate=2e-5)\nLoraConfig(r=8)",
         "SFTConfig(learning_rate=rate())\nLoraConfig(r=8)",
+    ),
+    (
+        "slow-lora",
+        "SFTConfig(max_steps=5)\nLoraConfig(r=8)",
+        "SFTConfig(**settings)\nLoraConfig(r=8)",
+    ),
+    (
+        "slow-lora",
+        "SFTConfig(learning_rate=2e-5)\nLoraConfig(r=8)",
+        "SFTConfig(learning_rate=2e-5)\nSFTConfig(learning_rate=2e-4)\nLoraConfig(r=8)",
+    ),
+    (
+        "prefix-checkpointing",
+        "SFTConfig(max_steps=5)\nPrefixTuningConfig(num_virtual_tokens=3)",
+        "SFTConfig(**settings)\nPrefixTuningConfig(num_virtual_tokens=3)",
     ),
 ]
 

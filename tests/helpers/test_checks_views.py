@@ -449,6 +449,13 @@ def test_no_false_alarm_on_the_projects_own_rows(path: Path) -> None:
     assert report.sound, [finding.rule.id for finding in report.findings]
 
 
+def test_no_false_alarm_on_the_projects_own_code() -> None:
+    found = [*(ROOT / "notebooks").glob("*.ipynb"), *(ROOT / "benchmarks").glob("*.py")]
+    for path in found:
+        report = checks.check(config=path)
+        assert not report.count("error"), (path.name, report.findings)
+
+
 def sound_rows(path: Path) -> list:
     """The rows of a real file that are sound: converted, filled, once, in order."""
     found = source.read(path)
