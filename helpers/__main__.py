@@ -1,6 +1,7 @@
-"""Commands: `memory MODEL`, `convert FILE`; `--help` tells the options of each.
+"""Commands: `check FILE`, `convert FILE`, `memory MODEL`.
 
-A command that cannot do what was asked says why in one sentence and exits with 2.
+`--help` tells the options of each. A command that cannot do what was asked says why
+in one sentence and exits with 2.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NoReturn, get_args
 
 from helpers import formats, memory
@@ -29,8 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: those of the command line, or None to take them from there.
 
     Returns:
-        The exit status: 0, or 2 where the command could not be done; `convert` gives
-        1 where it left rows out.
+        The exit status: 0; 1 where `check` found something or `convert` left rows
+        out; or 2 where the command could not be done.
     """
     parser = _Parser(prog="python -m helpers", description=__doc__)
     commands = parser.add_subparsers(
@@ -38,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     _add_memory(commands.add_parser("memory", help="will it fit on this GPU?"))
     _add_convert(commands.add_parser("convert", help="your data as a trainer takes it"))
+    _add_check(commands.add_parser("check", help="what is wrong with data or model?"))
     options = parser.parse_args(arguments)
     run: Callable[[argparse.Namespace], int] = options.run
     try:
@@ -146,6 +149,42 @@ def _convert(options: argparse.Namespace) -> int:
         raise formats.DataError(said.replace("tag_column=", "--tag-column ")) from error
     print(formats.describe(report, options.report))
     return 1 if report.rejected else 0
+
+
+def _add_check(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=_check)
+    add = parser.add_argument
+    add("file", nargs="?", help="rows of any usual format; may be left out")
+    add("--model", help="folder of a model or adapter, or an id on the Hub")
+    add("--config", help="settings of trl sft (YAML, JSON), or a training script")
+    add("--test", metavar="FILE", help="rows kept for testing, to find leakage")
+    add("--format", help="of the files, where it cannot be told from the columns")
+    add("--skip", action="append", default=[], metavar="RULE", help="not this rule")
+    add("--json", action="store_true", help="print a record")
+    add("--html", metavar="FILE", help="write a page")
+
+
+def _check(options: argparse.Namespace) -> int:
+    from helpers import checks
+    from helpers.checks import show
+
+    with show.progress(hidden=options.json) as step:
+        report = checks.check(
+            options.file,
+            model=options.model,
+            config=options.config,
+            test=options.test,
+            format=options.format,
+            skip=options.skip,
+            step=step,
+        )
+    if options.html:
+        Path(options.html).write_text(show.as_html(report), encoding="utf-8")
+    if options.json:
+        print(show.as_json(report))
+    else:
+        show.to_terminal(report)
+    return 0 if report.sound else 1
 
 
 if __name__ == "__main__":
