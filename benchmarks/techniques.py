@@ -213,7 +213,9 @@ def in_four_bits():
     import torch
     from peft import prepare_model_for_kbit_training
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     settings = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
