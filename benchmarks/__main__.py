@@ -11,6 +11,7 @@ SCRIPTS = (
     "soft_prompts.py",
     "instruction_tuning.py",
     "flan.py",
+    "gpu.py",
 )
 
 if __name__ == "__main__":
