@@ -39,7 +39,7 @@ WORDING = {
     "remark": "{text} The words are",
 }
 SIZES = {"train": 1500, "dev": 200, "test": 400}
-STEPS = {"tone": 300, "mood": 200, "remark": 200}
+STEPS = {"tone": 300, "mood": 150, "remark": 150}
 BATCH = 16
 SEEDS = range(5)
 
