@@ -8,6 +8,7 @@ SCRIPTS = (
     "speed.py",
     "scoring.py",
     "fine_tuning.py",
+    "soft_prompts.py",
     "instruction_tuning.py",
     "flan.py",
     "techniques.py",
