@@ -11,6 +11,7 @@ SCRIPTS = (
     "fine_tuning.py",
     "instruction_tuning.py",
     "flan.py",
+    "gpu.py",
 )
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ import math
 import os
 import sys
 import time
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from random import Random
@@ -39,6 +40,7 @@ from tokenizers import (
     trainers,
 )
 from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -77,7 +79,7 @@ class Recipe:
     heads: int = 4
     key_heads: int = 4
     first_layers: int = 2
-    layers: int = 6
+    layers: int = 7
     context: int = 512
     documents: int = 500_000
     practice_documents: int = 300_000
@@ -93,8 +95,10 @@ class Recipe:
     early_rate: float = 3e-3
     rows: int = 8
     length: int = 256
-    read_steps: int = 14_000
+    read_rows: int = 64
+    read_steps: int = 4000
     read_rate: float = 2e-3
+    practice_rows: int = 128
     practice_steps: int = 8000
     practice_rate: float = 1.5e-3
     early_probe_every: int = 50
@@ -120,6 +124,8 @@ TINY = Recipe(
     practice_steps=60,
     rows=4,
     length=128,
+    read_rows=4,
+    practice_rows=4,
     early_probe_every=20,
     probe_every=20,
     checkpoint_every=20,
@@ -566,6 +572,62 @@ def probe(
 # --- training -------------------------------------------------------------------------
 
 
+class Steps:
+    """The rows of each step, as a data set: a step's number decides them."""
+
+    def __init__(self, batch: Callable[[int], list[np.ndarray]]) -> None:
+        """Takes what makes a step's rows."""
+        self.batch = batch
+
+    def __getitem__(self, step: int) -> torch.Tensor:
+        """Returns the ids of a step: rows, tokens."""
+        return torch.from_numpy(np.stack(self.batch(step)))
+
+
+def batches(batch: Callable, steps: range, device: str) -> Iterable[torch.Tensor]:
+    """Returns the ids of each step; for a GPU, other processes make them ahead."""
+    workers = min(12, os.cpu_count() - 2) if device == "cuda" else 0
+    return DataLoader(
+        Steps(batch),
+        batch_size=None,
+        sampler=steps,
+        num_workers=workers,
+        prefetch_factor=8 if workers else None,
+        multiprocessing_context="fork" if workers else None,  # takes a closure along
+    )
+
+
+class Recorded:
+    """A function of some ids, recorded on the GPU at its fourth call, then replayed."""
+
+    def __init__(self, function: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        """Takes a function whose kernels do not depend on its argument's values."""
+        self.function, self.calls, self.graph = function, 0, None
+
+    def __call__(self, ids: torch.Tensor) -> torch.Tensor:
+        """Returns what the function returns for `ids`."""
+        if self.calls < 3:
+            self.calls += 1
+            return self.usual(ids)
+        if self.graph is None:
+            self.ids = ids.cuda()
+            self.graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
+                self.value = self.function(self.ids)
+        self.ids.copy_(ids)
+        self.graph.replay()
+        return self.value.clone()
+
+    def usual(self, ids: torch.Tensor) -> torch.Tensor:
+        """Calls the function on a stream of its own, as a recording needs it."""
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            value = self.function(ids)
+        torch.cuda.current_stream().wait_stream(stream)
+        return value
+
+
 class Run:
     """One pre-training run that can be stopped and taken up again."""
 
@@ -578,6 +640,7 @@ class Run:
         self.stage, self.step, self.seconds, self.tokens = "copy", 0, 0.0, 0
         self.exercises = make_exercises(self.tokenizer, self.streams["read"], recipe)
         self.log: list[dict] = []
+        self.losses: list[torch.Tensor] = []  # of the steps since the last line
         self.model = first_model(recipe).to(self.device)
         self.optimizer = self.new_optimizer()
         if (work / "state.pt").exists():
@@ -596,7 +659,11 @@ class Run:
         others = [p for n, p in trained if "proj" not in n]
         groups = [{"params": decayed, "weight_decay": 0.02}]
         groups += [{"params": others, "weight_decay": 0.0}]
-        return torch.optim.AdamW(groups, lr=1e-3)
+        self.graph = None
+        if self.device == "cpu":
+            return torch.optim.AdamW(groups, lr=1e-3)
+        lr = torch.tensor(1e-3, device=self.device)  # a number would stay as recorded
+        return torch.optim.AdamW(groups, lr=lr, fused=True, capturable=True)
 
     def save(self) -> None:
         """Writes a checkpoint aside and puts it in place whole."""
@@ -607,6 +674,7 @@ class Run:
             "seconds": self.seconds,
             "tokens": self.tokens,
             "log": self.log,
+            "losses": self.losses,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
@@ -620,7 +688,7 @@ class Run:
             raise SystemExit(
                 f"{self.work} holds a run of another recipe; remove it or name another."
             )
-        for name in ("stage", "step", "seconds", "tokens", "log"):
+        for name in ("stage", "step", "seconds", "tokens", "log", "losses"):
             setattr(self, name, state[name])
         model = first_model(self.recipe)
         model = model if self.stage in EARLY else grow(model, self.recipe)
@@ -629,16 +697,17 @@ class Run:
         self.optimizer = self.new_optimizer()
         self.optimizer.load_state_dict(state["optimizer"])
 
-    def train_step(self, ids: torch.Tensor, *, within: bool) -> float:
+    def train_step(self, ids: torch.Tensor, *, within: bool) -> torch.Tensor:
         """Takes one optimiser step and returns the loss in nats per token.
 
         `within` runs the softmax over the batch's own tokens alone: over all of them,
         most of the gradient pushes unused tokens down and copying does not appear.
         """
-        mask = document_mask(ids).to(self.device)
         ids = ids.to(self.device)
+        mask = document_mask(ids)
         with torch.autocast(self.device, dtype=torch.bfloat16):
-            hidden = self.model.model(ids, attention_mask=mask).last_hidden_state
+            read = self.model.model(ids, attention_mask=mask, use_cache=False)
+        hidden = read.last_hidden_state
         weights, labels = self.model.lm_head.weight, ids
         if within:
             tokens, labels = torch.unique(ids, return_inverse=True)
@@ -651,7 +720,29 @@ class Run:
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return loss.item()
+        return loss.detach()  # a GPU goes on; only a line of the log waits for it
+
+    def take_step(self, ids: torch.Tensor) -> torch.Tensor:
+        """Takes one step of the stage and returns its loss; on a GPU by a recording.
+
+        There, starting one kernel after the other takes longer than what they do. So a
+        step of reading is recorded once, after three usual ones, and then replayed.
+        """
+        if self.stage in EARLY:  # which tokens are in use changes the shapes
+            return self.train_step(ids, within=True)
+        if self.device == "cpu":
+            return self.train_step(ids, within=False)
+        if self.graph is None:
+            self.graph = Recorded(lambda ids: self.train_step(ids, within=False))
+        return self.graph(ids)
+
+    def set_rate(self, rate: float) -> None:
+        """Sets the learning rate of every group."""
+        for group in self.optimizer.param_groups:
+            if self.device == "cpu":
+                group["lr"] = rate
+            else:
+                group["lr"].fill_(rate)
 
     def note(self, loss: float, probes: dict) -> None:
         """Logs and shows one line."""
@@ -670,26 +761,31 @@ class Run:
         self, steps: int, batch, learning_rate, every: int, probes, done
     ) -> None:
         """Trains until `done(probes)` or for `steps`, with probes and checkpoints."""
-        losses: list[float] = []
-        while self.step < steps:
-            began = time.perf_counter()
-            for group in self.optimizer.param_groups:
-                group["lr"] = learning_rate(self.step)
-            ids = torch.from_numpy(np.stack(batch(self.step)))
-            losses.append(self.train_step(ids, within=self.stage in EARLY))
+        began = time.perf_counter()
+        for ids in batches(batch, range(self.step, steps), self.device):
+            self.set_rate(learning_rate(self.step))
+            self.losses.append(self.take_step(ids))
             self.step += 1
             self.tokens += ids.numel()
-            self.seconds += time.perf_counter() - began
-            if self.step % every == 0 or self.step == steps:
-                self.model.eval()
-                found = probes()
-                self.model.train()
-                self.note(sum(losses) / len(losses), found)
-                losses = []
-                if done(found):
+            ends = self.step % every == 0 or self.step == steps
+            if ends or self.step % self.recipe.checkpoint_every == 0:
+                loss = torch.stack(self.losses).mean().item()  # waits for the GPU
+                self.seconds += time.perf_counter() - began
+                found = self.look(loss, probes) if ends else {}
+                if self.step % self.recipe.checkpoint_every == 0:
+                    self.save()
+                if ends and done(found):
                     return
-            if self.step % self.recipe.checkpoint_every == 0:
-                self.save()
+                began = time.perf_counter()
+
+    def look(self, loss: float, probes: Callable[[], dict]) -> dict:
+        """Probes the model, logs a line and returns what the probes found."""
+        self.model.eval()
+        found = probes()
+        self.model.train()
+        self.note(loss, found)
+        self.losses = []
+        return found
 
     def early_rate(self, step: int) -> float:
         """Returns the rate of the early stages: warm-up, then constant."""
@@ -713,10 +809,12 @@ class Run:
             done,
         )
 
-    def text_stage(self, steps: int, peak: float, every: int, share) -> None:
-        """The grown model reads this stage's text, with a `share` of exercises in it.
+    def text_stage(
+        self, steps: int, count: int, peak: float, every: int, share
+    ) -> None:
+        """The grown model reads `count` rows of this stage's text at a step.
 
-        `share` is a function of the step.
+        `share`, a function of the step, is the share of exercises in them.
         """
         recipe, stream = self.recipe, self.streams[self.stage]
         number = STAGES.index(self.stage)
@@ -725,7 +823,7 @@ class Run:
             rng = np.random.default_rng([recipe.seed, number, step])
             words = self.exercises.draw(rng, recipe.words)
             rows = []
-            for _ in range(recipe.rows):
+            for _ in range(count):
                 if rng.random() < share(step):
                     rows.append(self.exercises.any(rng, recipe.length, words))
                 else:
@@ -780,6 +878,7 @@ class Run:
         if self.stage == "read":
             self.text_stage(
                 recipe.read_steps,
+                recipe.read_rows,
                 recipe.read_rate,
                 recipe.probe_every,
                 lambda step: max(0.15, 0.6 - step / 3000),
@@ -787,6 +886,7 @@ class Run:
             self.next_stage("practice")
         self.text_stage(
             recipe.practice_steps,
+            recipe.practice_rows,
             recipe.practice_rate,
             2 * recipe.probe_every,
             lambda step: 0.1,

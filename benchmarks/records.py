@@ -39,32 +39,47 @@ def hardware() -> str:
     return f"{cpu}, {os.cpu_count()} cores{gpu}"
 
 
+def versions() -> dict[str, str]:
+    """Returns the version of each library that is installed."""
+    found = importlib.metadata.packages_distributions()
+    return {lib: importlib.metadata.version(lib) for lib in LIBRARIES if lib in found}
+
+
 def table(header: list[str], rows: list[list[str]]) -> str:
     """Returns a Markdown table."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 
-def write(name: str, rows: list[dict], *, command: str, **facts: object) -> Path:
+def write(
+    name: str,
+    rows: list[dict],
+    *,
+    command: str,
+    folder: Path | None = None,
+    **facts: object,
+) -> Path:
     """Writes a record aside and puts it in place whole.
 
     Args:
         name: of the file, without ending.
         rows: one dict per measurement: what, value, low, high, n, seeds, ...
         command: the command line that repeats it.
+        folder: where it is written; None: to the records.
         **facts: model and data hashes and whatever else the reader needs.
     """
-    RESULTS.mkdir(parents=True, exist_ok=True)
+    folder = folder or RESULTS
+    folder.mkdir(parents=True, exist_ok=True)
     record = {
         "rows": rows,
         "command": command,
         "date": datetime.date.today().isoformat(),
         "hardware": hardware(),
         "python": sys.version.split()[0],
-        "versions": {lib: importlib.metadata.version(lib) for lib in LIBRARIES},
+        "versions": versions(),
         **facts,
     }
-    path = RESULTS / f"{name}.json"
+    path = folder / f"{name}.json"
     part = path.with_suffix(".part")
     part.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     os.replace(part, path)

@@ -111,16 +111,18 @@ REMARKS = lexicon_sentences("remarks.jsonl", ("polarity", "aim"), seed=5)
 
 def choose_by_frame(rng: Random, rows: list[dict]) -> dict:
     """Draws a sentence with each frame equally likely, however many it expands to."""
-    by_frame: dict[int, list[dict]] = _FRAMES.setdefault(id(rows), {})
-    if not by_frame:
+    # kept with its rows: a list that is gone could leave its id to another
+    kept, groups = _FRAMES.get(id(rows), (None, []))
+    if kept is not rows:
+        by_frame: dict[int, list[dict]] = {}
         for row in rows:
             by_frame.setdefault(row["frame"], []).append(row)
-        _FRAMES_KEYS[id(rows)] = list(by_frame)
-    return rng.choice(by_frame[rng.choice(_FRAMES_KEYS[id(rows)])])
+        groups = list(by_frame.values())
+        _FRAMES[id(rows)] = (rows, groups)
+    return rng.choice(rng.choice(groups))
 
 
-_FRAMES: dict[int, dict] = {}
-_FRAMES_KEYS: dict[int, list[int]] = {}
+_FRAMES: dict[int, tuple[list[dict], list[list[dict]]]] = {}
 
 
 def select(rows: list[dict], **wanted: str) -> list[dict]:

@@ -38,7 +38,10 @@ arXiv 2410.10989 (fused linear cross-entropy).
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import os
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from math import ceil
@@ -494,7 +497,11 @@ def optimizer_bytes(shape: Shape, recipe: Recipe) -> int:
     """
     count, width = trained(shape, recipe)
     each = {"sgd": 0.0, "adamw": 2.0 * width, "paged_adamw_32bit": 8.0}
-    return round(count * each.get(recipe.optimizer, 2 * (1 + 4 / 256)))
+    if recipe.optimizer in each:
+        return round(count * each[recipe.optimizer])
+    # Trainer tells bitsandbytes to keep those of embeddings in float32.
+    table = parameters(shape)["embedding"] if recipe.method == "full" else 0
+    return round((count - table) * 2 * (1 + 4 / 256) + table * 8)
 
 
 def layer_bytes(shape: Shape, recipe: Recipe) -> int:
@@ -936,6 +943,82 @@ _STEPS: tuple[_Step, ...] = (
     _lighter("qlora", "full", "lora"),
     _shorter,
 )
+
+
+# -------------------------------------------------------------------- out of memory
+
+
+class OutOfMemory(RuntimeError):
+    """A run that did not fit, with what to change, in one sentence."""
+
+
+@contextmanager
+def advised(
+    shape: Shape, recipe: Recipe, *, budget: int | None = None
+) -> Iterator[None]:
+    """Turn "out of memory" into one sentence with the cheapest change that fits.
+
+    Put it around the training. What the failed run holds on to is let go, so that the
+    next one can begin in the same process; every other error passes as it is.
+
+    Args:
+        shape: of the model.
+        recipe: how it is tuned.
+        budget: bytes that the run may fill; None: the GPU's, or without one the
+            machine's memory, less :data:`MARGIN`.
+
+    Raises:
+        OutOfMemory: in place of the error of PyTorch or of Python.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not _is_out_of_memory(error):
+            raise
+        traceback.clear_frames(error.__traceback__)
+        raise OutOfMemory(advice(shape, recipe, budget or _memory())) from None
+
+
+def advice(shape: Shape, recipe: Recipe, budget: int) -> str:
+    """Say in one sentence what a run that was out of memory needs, and what to change.
+
+    Args:
+        shape: of the model.
+        recipe: how it was tuned.
+        budget: bytes that it could fill.
+    """
+    peak = plan(shape, recipe).peak
+    said = (
+        f"Out of memory: {recipe.method} of {shape.name} on {recipe.batch} × "
+        f"{recipe.length:,} tokens needs about {_gib(peak)} GiB by the plan, and "
+        f"{_gib(budget)} GiB can be used"
+    )
+    if peak <= budget:  # something else was there, or the plan is wrong
+        change = cheapest_change(shape, recipe, int(peak * (1 - 2 * MARGIN)))
+        said += "; end what else fills the memory, or change"
+        return f"{said} this: {change or 'to a smaller model'}."
+    change = cheapest_change(shape, recipe, budget)
+    if change is None:
+        return f"{said}; no change is enough: take a smaller model or a larger card."
+    return f"{said}; the cheapest change by which it fits: {change}."
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """PyTorch has a class of its own for GPUs, and only words for a CPU."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    if names & {"MemoryError", "OutOfMemoryError"}:
+        return True
+    words = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
+    return isinstance(error, RuntimeError) and any(w in str(error) for w in words)
+
+
+def _memory() -> int:
+    import torch
+
+    if torch.cuda.is_available():
+        return int(torch.cuda.mem_get_info()[1] * (1 - MARGIN))
+    pages = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return int(pages * (1 - MARGIN))
 
 
 # ------------------------------------------------------------------------ what it says

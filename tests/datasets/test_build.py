@@ -34,7 +34,7 @@ def test_rebuilt_byte_for_byte(tmp_path: Path, seed: str) -> None:
     )
     assert done.returncode == 0, done.stderr
     built = sorted(p.relative_to(tmp_path) for p in tmp_path.rglob("*.*"))
-    assert len(built) == 17 + len(CARDS)
+    assert len(built) == 18 + len(CARDS)
     differ = [
         str(path)
         for path in built

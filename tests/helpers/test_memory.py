@@ -585,12 +585,14 @@ def test_optimizers_bytes() -> None:
     shape = small()
     count = parameters(shape)["total"]
     full = Recipe(method="full")
+    table = parameters(shape)["embedding"]  # Trainer keeps its moments in float32
+    eight = round(2.03125 * (count - table) + 8 * table)
     sizes = {
         "sgd": 0,
         "adamw": 8 * count,
         "paged_adamw_32bit": 8 * count,
-        "adamw_8bit": round(2.03125 * count),
-        "paged_adamw_8bit": round(2.03125 * count),
+        "adamw_8bit": eight,
+        "paged_adamw_8bit": eight,
     }
     for name, size in sizes.items():
         assert optimizer_bytes(shape, replace(full, optimizer=name)) == size
@@ -1002,3 +1004,80 @@ def test_it_runs_as_a_module(monkeypatch, capsys) -> None:
         runpy.run_module("helpers", run_name="__main__")
     assert end.value.code == 0
     assert "--no-checkpointing" in capsys.readouterr().out
+
+
+# ------------------------------------------------------------------- out of memory
+
+WIDE = Recipe(method="full", batch=8, length=1024, loss="full", checkpointing=False)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory."),
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_out_of_memory_becomes_one_sentence_with_what_to_change(error) -> None:
+    shape, budget = public("Llama-3.2-1B"), 24 * GIB
+    with (
+        pytest.raises(memory.OutOfMemory) as caught,
+        memory.advised(shape, WIDE, budget=budget),
+    ):
+        raise error
+    said = str(caught.value)
+    assert "24.00 GiB can be used" in said
+    assert cheapest_change(shape, WIDE, budget) in said
+    assert said.endswith(".") and ". " not in said
+
+
+def test_other_errors_and_no_error_pass() -> None:
+    with pytest.raises(RuntimeError, match="shapes"), memory.advised(small(), WIDE):
+        raise RuntimeError("shapes differ")
+    with memory.advised(small(), WIDE):
+        pass
+
+
+def test_advice_where_the_plan_says_that_it_fits_or_that_nothing_does() -> None:
+    shape = public("Llama-3.2-1B")
+    peak = plan(shape, WIDE).peak
+    spare = memory.advice(shape, WIDE, 2 * peak)
+    assert "end what else fills the memory" in spare
+    assert cheapest_change(shape, WIDE, int(peak * 0.9)) in spare
+    assert "no change is enough" in memory.advice(shape, WIDE, GIB // 100)
+
+
+def test_what_the_failed_run_held_is_let_go() -> None:
+    import weakref
+
+    class Held:
+        pass
+
+    kept = []
+
+    def run() -> None:
+        held = Held()
+        kept.append(weakref.ref(held))
+        raise MemoryError
+
+    with pytest.raises(memory.OutOfMemory), memory.advised(small(), WIDE):
+        run()
+    assert kept[0]() is None
+
+
+def test_without_a_budget_it_is_the_gpus_or_the_machines_memory(monkeypatch) -> None:
+    def said() -> str:
+        with (
+            pytest.raises(memory.OutOfMemory) as caught,
+            memory.advised(public("Llama-3.1-8B"), WIDE),
+        ):
+            raise MemoryError
+        return str(caught.value)
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (0, 20 * GIB))
+    assert "19.00 GiB can be used" in said()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(memory.os, "sysconf", lambda name: 2**16)
+    assert "3.80 GiB can be used" in said()
