@@ -7,6 +7,7 @@ from pathlib import Path
 SCRIPTS = (
     "speed.py",
     "scoring.py",
+    "adaptive.py",
     "fine_tuning.py",
     "soft_prompts.py",
     "instruction_tuning.py",

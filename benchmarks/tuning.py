@@ -36,20 +36,29 @@ def encode(rows: Sequence[dict], tokenizer, *, loss_on: str = "answers"):
     return encoding.encode(messages, tokenizer, loss_on=loss_on)
 
 
-def train(model, tokenizer, encoded, *, seed: int, rate: float, epochs: float = 1):
+def train(
+    model,
+    tokenizer,
+    encoded,
+    *,
+    seed: int,
+    rate: float,
+    epochs: float = 1,
+    batch: int = BATCH,
+):
     """Trains as notebook 05 does and returns the trainer."""
     import torch
     from transformers import set_seed
     from trl import SFTConfig, SFTTrainer
 
     set_seed(seed)
-    arranged = encoding.arrange(encoded, BATCH, seed=seed)
+    arranged = encoding.arrange(encoded, batch, seed=seed)
     trainer = SFTTrainer(
         model=model,
         args=SFTConfig(
             output_dir=str(ROOT / "build" / "bench"),
             num_train_epochs=epochs,
-            per_device_train_batch_size=BATCH,
+            per_device_train_batch_size=batch,
             train_sampling_strategy="sequential",  # arrange() has shuffled
             learning_rate=rate,
             lr_scheduler_type="cosine",

@@ -15,6 +15,7 @@ from helpers.encoding import (
     class_ids,
     encode,
     encode_prompts,
+    mix,
     render,
     to_dataset,
 )
@@ -724,3 +725,42 @@ def test_bad_labels_are_named_in_one_sentence(labels, message):
         class_ids(labels, names=["irony", "literal"])
     assert message in str(caught.value)
     assert str(caught.value).count("\n") == 0
+
+
+def corpus(word: int, rows: int, length: int) -> Encoded:
+    ids = [[word] * length for _ in range(rows)]
+    return Encoded(ids, [list(row) for row in ids], [], [])
+
+
+def test_mixing_fills_the_budget_by_shares_and_repeats():
+    parts = [(corpus(1, 100, 7), 0.8), (corpus(2, 100, 5), 0.2)]
+    mixed = mix(parts, 200, seed=3)
+    counts = [sum(len(r) for r in mixed.input_ids if r[0] == word) for word in (1, 2)]
+    assert counts == [161, 40]  # the last row is whole
+    assert mixed.labels == mixed.input_ids
+    assert mix(parts, 200, seed=3).input_ids == mixed.input_ids
+    assert mix(parts, 200, seed=4).input_ids != mixed.input_ids
+
+
+def test_a_part_without_a_share_gives_nothing():
+    mixed = mix([(corpus(1, 9, 7), 1.0), (corpus(2, 1, 5), 0.0)], 20)
+    assert {row[0] for row in mixed.input_ids} == {1}
+
+
+def test_a_text_of_one_line_is_too_short_for_its_share():
+    with pytest.raises(DataError, match="Text 2 is 1 rows of 5 tokens, fewer than its"):
+        mix([(corpus(1, 9, 7), 0.5), (corpus(2, 1, 5), 0.5)], 20)
+
+
+@pytest.mark.parametrize(
+    ("shares", "tokens", "complaint"),
+    [
+        ([], 5, "the shares are"),
+        ([0.5, 0.6], 5, "the shares are"),
+        ([1.5, -0.5], 5, "the shares are"),
+        ([1.0], 0, "tokens is 0"),
+    ],
+)
+def test_shares_that_are_none_are_refused(shares, tokens, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        mix([(corpus(1, 9, 7), share) for share in shares], tokens)
