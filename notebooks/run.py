@@ -498,12 +498,16 @@ def keep_record(outcomes: Sequence[Outcome], folder: Path) -> None:
 def check(paths: Sequence[Path]) -> int:
     """Runs notebooks under nbval; returns its exit status.
 
-    Only cells that bear `# NBVAL_CHECK_OUTPUT` must print what is stored.
+    Only cells that bear `# NBVAL_CHECK_OUTPUT` must print what is stored. Two
+    notebooks run at once, each on one core: small models use no more.
     """
     nbval = ["--nbval-lax", "--nbval-current-env", "-p", "no:cacheprovider"]
     files = [str(path) for path in paths]
     command = [sys.executable, "-m", "pytest", *nbval, *files]
     env = kernel_environment(os.environ)
+    if len(files) > 1:
+        command += ["-n", "2", "--dist", "loadfile"]
+        env = {"OMP_NUM_THREADS": "1"} | env
     return subprocess.run(command, cwd=ROOT, env=env, check=False).returncode
 
 

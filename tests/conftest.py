@@ -6,6 +6,7 @@ import os
 
 # Before anything imports tokenizers or torch: the tests run on one core, offline.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
