@@ -13,6 +13,7 @@ SCRIPTS = (
     "instruction_tuning.py",
     "flan.py",
     "techniques.py",
+    "qlora.py",
     "gpu.py",
 )
 

@@ -45,39 +45,63 @@ def train(
     rate: float,
     epochs: float = 1,
     batch: int = BATCH,
+    callbacks: Sequence = (),
+    resume: bool = False,
+    **changes: object,
 ):
-    """Trains as notebook 05 does and returns the trainer."""
+    """Trains as notebook 05 does, but for changes of settings; returns the trainer.
+
+    Args:
+        model: changed in place.
+        tokenizer: the model's.
+        encoded: rows.
+        seed: of the order and of whatever is drawn.
+        rate: the highest learning rate.
+        epochs: passes.
+        batch: rows a step.
+        callbacks: for the trainer.
+        resume: go on from the last checkpoint in `output_dir`, if there is one.
+        **changes: settings of SFTConfig that differ.
+    """
     import torch
     from transformers import set_seed
+    from transformers.trainer_utils import get_last_checkpoint
     from trl import SFTConfig, SFTTrainer
 
     set_seed(seed)
     arranged = encoding.arrange(encoded, batch, seed=seed)
+    options: dict = {
+        "output_dir": str(ROOT / "build" / "bench"),
+        "num_train_epochs": epochs,
+        "per_device_train_batch_size": batch,
+        "train_sampling_strategy": "sequential",  # arrange() has shuffled
+        "learning_rate": rate,
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": 0.05,
+        "bf16": True,
+        "use_cpu": not torch.cuda.is_available(),
+        "dataloader_pin_memory": torch.cuda.is_available(),
+        "activation_checkpointing": False,
+        "max_length": None,
+        "logging_steps": 10,
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "seed": seed,
+    }
     trainer = SFTTrainer(
         model=model,
-        args=SFTConfig(
-            output_dir=str(ROOT / "build" / "bench"),
-            num_train_epochs=epochs,
-            per_device_train_batch_size=batch,
-            train_sampling_strategy="sequential",  # arrange() has shuffled
-            learning_rate=rate,
-            lr_scheduler_type="cosine",
-            warmup_steps=0.05,
-            bf16=True,
-            use_cpu=not torch.cuda.is_available(),
-            dataloader_pin_memory=torch.cuda.is_available(),
-            activation_checkpointing=False,
-            max_length=None,
-            logging_steps=10,
-            save_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
-            seed=seed,
-        ),
+        args=SFTConfig(**(options | changes)),
         train_dataset=encoding.to_dataset(arranged),
         processing_class=tokenizer,
+        callbacks=list(callbacks),
     )
-    trainer.train()
+    if getattr(model, "is_loaded_in_4bit", False):  # TRL rounds them to bfloat16
+        for weight in filter(lambda one: one.requires_grad, model.parameters()):
+            weight.data = weight.data.float()
+    folder = Path(trainer.args.output_dir)
+    last = get_last_checkpoint(str(folder)) if resume and folder.is_dir() else None
+    trainer.train(resume_from_checkpoint=last)
     model.eval()
     return trainer
 

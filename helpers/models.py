@@ -13,7 +13,7 @@ import json
 import re
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,9 @@ SHIPPED = Path(__file__).parent / "tiny_llama"
 
 STAMP = "base_fingerprint.json"
 """File beside an adapter that names the weights which it was trained on."""
+
+QUANTIZATIONS = ("nf4",)
+"""What :func:`load` can store the linear layers in: four bits a weight."""
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
 
@@ -41,6 +44,7 @@ def load(
     *,
     adapter: str | Path | None = None,
     dtype: str = "float32",
+    quantization: str | None = None,
     device: str | torch.device | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a model and its tokenizer, ready to answer.
@@ -55,6 +59,9 @@ def load(
         adapter: a folder with a PEFT adapter (LoRA, soft prompt, ...) for that model.
         dtype: of the weights: "float32", "bfloat16" or "float16". What is to be
             trained wants float32: small updates vanish in the others.
+        quantization: "nf4" stores the linear layers, the head left out, in four bits
+            with double quantisation, and computes with them in `dtype`; None leaves
+            them as they are.
         device: such as "cpu" or "cuda:1"; None: "cuda" if there is one, else "cpu".
 
     Returns:
@@ -62,8 +69,9 @@ def load(
 
     Raises:
         ModelError: if a folder or a part of it is missing or unreadable, if the
-            tokenizer knows more tokens than the model has rows, or if the adapter
-            does not fit the model or was stamped with another base.
+            tokenizer knows more tokens than the model has rows, if the adapter
+            does not fit the model or was stamped with another base, or if bitsandbytes
+            is missing or cannot compute in four bits on the device.
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -74,6 +82,8 @@ def load(
     source = _source(model)
     if adapter is not None:
         _check_adapter_folder(Path(adapter))
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    stored = _quantized(quantization, dtype, device)
     with _quiet(), _one_sentence(f"The model {source}"):
         network, report = AutoModelForCausalLM.from_pretrained(
             source,
@@ -81,6 +91,7 @@ def load(
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,
+            **stored,
         )
     if report["missing_keys"]:
         names = sorted(report["missing_keys"])
@@ -95,10 +106,11 @@ def load(
     _check_vocabulary(network, tokenizer, words)
     set_pad(tokenizer)
     tokenizer.padding_side = "left"
+    if stored:
+        network.quantized_from = (source, fingerprint(network))
     if adapter is not None:
         network = _with_adapter(network, Path(adapter))
     network.generation_config.pad_token_id = tokenizer.pad_token_id
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     return network.to(device).eval(), tokenizer
 
 
@@ -227,20 +239,23 @@ def fingerprint(model: torch.nn.Module) -> str:
     whether it is loaded in float32 or bfloat16. Tied weights count once. A PEFT model
     has the fingerprint of its base, unless an adapter was merged into it.
 
+    A model that :func:`load` quantised has the fingerprint of the files that it was
+    made from as long as its weights are what they were: an adapter fits the base in
+    four bits and in sixteen. Once merged into, or quantised elsewhere, it has its own.
+
     Args:
         model: a model, or a PEFT model around it.
 
     Returns:
         SHA-256 in hexadecimal.
     """
-    import torch
-
-    digest = hashlib.sha256()
-    for name, weight in sorted(_base_weights(model)):
-        data = weight.detach().to("cpu", torch.bfloat16).contiguous()
-        digest.update(f"{name} {tuple(weight.shape)}\n".encode())
-        digest.update(data.view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+    base = model.get_base_model() if getattr(model, "peft_config", None) else model
+    own = _hashed(_base_weights(model))
+    source, was = getattr(base, "quantized_from", (None, None))
+    if was != own:
+        return own
+    names = {name for name, _ in _base_weights(model)}
+    return _hashed(_saved_weights(source, names))
 
 
 def stamp_adapter(folder: str | Path, base_fingerprint: str) -> None:
@@ -255,6 +270,59 @@ def stamp_adapter(folder: str | Path, base_fingerprint: str) -> None:
     """
     text = json.dumps({"sha256": base_fingerprint}, indent=2) + "\n"
     (Path(folder) / STAMP).write_text(text, encoding="utf-8")
+
+
+# ------------------------------------------------------------------- in four bits
+
+
+def _quantized(
+    quantization: str | None, dtype: str, device: str | torch.device
+) -> dict[str, Any]:
+    """What from_pretrained needs to store linear layers in four bits; or nothing."""
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    if quantization is None:
+        return {}
+    if quantization not in QUANTIZATIONS:
+        raise ModelError(
+            f"quantization is {quantization!r}; use one of {', '.join(QUANTIZATIONS)}, "
+            "or None."
+        )
+    _require_four_bits(device)
+    config = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type=quantization,  # the library's own choice is fp4
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=getattr(torch, dtype),
+    )
+    return {"quantization_config": config, "device_map": {"": device}}
+
+
+def _require_four_bits(device: str | torch.device) -> None:
+    """Put a few numbers into four bits and back, as the model's weights will be."""
+    import torch
+
+    still = (
+        "without quantization, full tuning and LoRA in float32 or bfloat16 still work"
+    )
+    try:
+        from bitsandbytes import functional
+    except Exception as error:  # what its native library raises is not documented
+        raise ModelError(
+            f"Four bits need bitsandbytes, which cannot be imported "
+            f"({_reason(error)}); install it, or go on without: {still}."
+        ) from error
+    try:
+        packed, state = functional.quantize_4bit(
+            torch.ones(64, device=device), quant_type="nf4", compress_statistics=True
+        )
+        functional.dequantize_4bit(packed, state)
+    except Exception as error:
+        raise ModelError(
+            f"bitsandbytes has no kernel for four bits on {device} "
+            f"({_reason(error)}); choose another device, or go on without: {still}."
+        ) from error
 
 
 # ------------------------------------------------------------------------ loading
@@ -449,6 +517,42 @@ def _constants(state: Any) -> list[torch.Tensor]:
         return []
     own = [value for value in vars(state).values() if isinstance(value, torch.Tensor)]
     return own + _constants(state.state2)
+
+
+def _hashed(weights: Iterable[tuple[str, torch.Tensor]]) -> str:
+    """SHA-256 of names, shapes and values; of four-bit weights with their scales."""
+    import torch
+
+    digest = hashlib.sha256()
+    for name, weight in sorted(weights, key=lambda pair: pair[0]):
+        digest.update(f"{name} {tuple(weight.shape)}\n".encode())
+        for part in (weight, *_constants(getattr(weight, "quant_state", None))):
+            data = part.detach().to("cpu", torch.bfloat16).reshape(-1)
+            digest.update(data.view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _saved_weights(
+    source: str, names: Iterable[str]
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """These weights as they lie in the files of a folder, or of the Hub's cache."""
+    from huggingface_hub import snapshot_download
+    from safetensors import safe_open
+
+    wanted = ["*.safetensors", "*.safetensors.index.json"]
+    local = Path(source).is_dir()
+    folder = Path(
+        source
+        if local
+        else snapshot_download(source, allow_patterns=wanted, local_files_only=True)
+    )
+    index = folder / "model.safetensors.index.json"
+    files = (
+        json.loads(index.read_text("utf-8"))["weight_map"] if index.is_file() else {}
+    )
+    for name in sorted(names):
+        with safe_open(folder / files.get(name, "model.safetensors"), "pt") as file:
+            yield name, file.get_tensor(name)
 
 
 def _base_weights(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:

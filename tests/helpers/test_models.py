@@ -6,6 +6,7 @@ import copy
 import errno
 import json
 import shutil
+import sys
 
 import pytest
 import torch
@@ -492,3 +493,113 @@ def test_shipped_base_loads():
     require_chat_template(tokenizer)
     assert set_pad(tokenizer) == "pad"
     assert count_parameters(model)["total"] < 7_000_000
+
+
+# -------------------------------------------------------------------- in four bits
+
+
+@pytest.fixture(scope="module")
+def four(folder):
+    return load(folder, quantization="nf4", device="cpu")[0]
+
+
+def test_four_bits_are_smaller_and_have_the_fingerprint_of_the_files(
+    folder, four, tiny_model
+):
+    assert four.is_loaded_in_4bit
+    assert footprint(four) < footprint(tiny_model)
+    assert count_parameters(four)["total"] == count_parameters(tiny_model)["total"]
+    assert fingerprint(four) == fingerprint(tiny_model)
+    config = four.config.quantization_config
+    assert (config.bnb_4bit_quant_type, config.bnb_4bit_use_double_quant) == (
+        "nf4",
+        True,
+    )
+    assert config.bnb_4bit_compute_dtype is torch.float32
+
+
+def test_four_bits_of_files_in_shards_and_of_the_cache(
+    folder, tiny_model, tiny_tokenizer, tmp_path, monkeypatch
+):
+    import huggingface_hub
+
+    copy.deepcopy(tiny_model).save_pretrained(tmp_path, max_shard_size="60KB")
+    tiny_tokenizer.save_pretrained(tmp_path)
+    assert len(list(tmp_path.glob("*.safetensors"))) > 1
+    sharded, _ = load(tmp_path, quantization="nf4", device="cpu")
+    assert fingerprint(sharded) == fingerprint(tiny_model)
+    asked = []
+    monkeypatch.setattr(
+        huggingface_hub,
+        "snapshot_download",
+        lambda name, **how: asked.append((name, how["local_files_only"])) or folder,
+    )
+    sharded.quantized_from = ("owner/name", sharded.quantized_from[1])
+    assert fingerprint(sharded) == fingerprint(tiny_model)
+    assert asked == [("owner/name", True)]
+
+
+def test_four_bit_weights_that_changed_have_a_fingerprint_of_their_own(
+    folder, tiny_model
+):
+    changed, _ = load(folder, quantization="nf4", device="cpu")
+    state = changed.model.layers[0].mlp.up_proj.weight.quant_state
+    state.state2.absmax *= 2  # the same codes, other scales
+    assert fingerprint(changed) != fingerprint(tiny_model)
+    again, _ = load(folder, quantization="nf4", device="cpu")
+    again.model.norm.weight.data += 1
+    assert fingerprint(again) not in (fingerprint(tiny_model), fingerprint(changed))
+
+
+def test_an_adapter_fits_the_base_in_four_bits_and_in_sixteen(
+    folder, tiny_model, tiny_tokenizer, tmp_path
+):
+    model = lora(load(folder, quantization="nf4", device="cpu")[0])
+    assert fingerprint(model) == fingerprint(tiny_model)
+    save(model, tiny_tokenizer, tmp_path / "adapter")
+    same, _ = load(
+        folder, adapter=tmp_path / "adapter", quantization="nf4", device="cpu"
+    )
+    assert torch.equal(logits(same), logits(model))
+    other, _ = load(folder, adapter=tmp_path / "adapter", dtype="bfloat16")
+    assert (logits(other) - logits(model)).abs().max() > 0
+    different = copy.deepcopy(tiny_model)
+    different.model.norm.weight.data += 1
+    save(different, tiny_tokenizer, tmp_path / "different")
+    with pytest.raises(ModelError, match="trained on other weights"):
+        load(
+            tmp_path / "different",
+            adapter=tmp_path / "adapter",
+            quantization="nf4",
+            device="cpu",
+        )
+
+
+@pytest.mark.filterwarnings("ignore:Merge lora module to 4-bit")
+def test_once_merged_into_four_bits_the_base_is_another(folder, tiny_model):
+    merged = lora(load(folder, quantization="nf4", device="cpu")[0]).merge_and_unload()
+    assert fingerprint(merged) != fingerprint(tiny_model)
+
+
+def test_unknown_quantization_is_refused(folder):
+    with pytest.raises(ModelError, match="quantization is 'int3'; use one of nf4"):
+        load(folder, quantization="int3")
+
+
+def test_without_bitsandbytes_it_says_what_still_works(folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    with pytest.raises(ModelError, match="cannot be imported .* still work"):
+        load(folder, quantization="nf4", device="cpu")
+    model, _ = load(folder, device="cpu")
+    assert model.dtype is torch.float32
+
+
+def test_without_a_kernel_it_names_the_device(folder, monkeypatch):
+    from bitsandbytes import functional
+
+    def no_kernel(*_, **__):
+        raise NotImplementedError("no such operator")
+
+    monkeypatch.setattr(functional, "quantize_4bit", no_kernel)
+    with pytest.raises(ModelError, match="no kernel for four bits on cpu .no such"):
+        load(folder, quantization="nf4", device="cpu")

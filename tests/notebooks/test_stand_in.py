@@ -68,3 +68,13 @@ def test_notebook_03_runs_on_a_stand_in(
         "03_fine_tuning.ipynb", tmp_path, foreign_model, foreign_tokenizer, rows=320
     )
     assert "loss by hand" in said
+
+
+def test_notebook_06_runs_on_a_stand_in(
+    tmp_path, foreign_model, foreign_tokenizer
+) -> None:
+    said = run_on_stand_in(
+        "06_qlora.ipynb", tmp_path, foreign_model, foreign_tokenizer, rows=48
+    )
+    assert "as trained" in said
+    assert "refused:" in said
