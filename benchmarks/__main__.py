@@ -10,6 +10,7 @@ SCRIPTS = (
     "fine_tuning.py",
     "instruction_tuning.py",
     "flan.py",
+    "scaling.py",
     "gpu.py",
 )
 
