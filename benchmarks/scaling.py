@@ -52,7 +52,7 @@ class Plan:
     """What all runs share."""
 
     tokens: int = 2_000_000
-    rows: int = 32
+    rows: int = 8  # small: at this size many steps teach more than large ones
     length: int = 64
     rate: float = 2e-3
     warm: int = 30  # steps of linear warm-up
@@ -230,10 +230,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs every size and seed that is not kept yet, and writes the record."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tokens", type=int, default=Plan.tokens)
+    parser.add_argument("--rows", type=int, default=Plan.rows, help="a step's blocks")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--out", type=Path, help="another folder, for a trial")
     options = parser.parse_args(arguments)
-    plan = Plan(tokens=options.tokens)
+    plan = Plan(tokens=options.tokens, rows=options.rows)
     folder = options.out or records.ROOT / "build"
     if options.out:
         records.RESULTS = options.out
@@ -254,8 +255,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     points = [(r["parameters"], r["tokens"], r["value"]) for r in rows]
     fitted = fit(points)
     command = "python benchmarks/scaling.py"
-    if plan.tokens != Plan.tokens:
-        command += f" --tokens {plan.tokens}"
+    for name in ("tokens", "rows"):
+        if getattr(plan, name) != getattr(Plan, name):
+            command += f" --{name} {getattr(plan, name)}"
     records.write(
         "scaling",
         rows,
