@@ -14,6 +14,7 @@ SCRIPTS = (
     "flan.py",
     "techniques.py",
     "qlora.py",
+    "scaling.py",
     "gpu.py",
 )
 

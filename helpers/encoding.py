@@ -451,6 +451,52 @@ def mix(
     return Encoded([ids for ids, _ in drawn], [labels for _, labels in drawn], [], [])
 
 
+def to_blocks(
+    texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, *, length: int
+) -> list[list[int]]:
+    """Write texts one after the other and cut the row of tokens into equal blocks.
+
+    What pre-training reads: no padding, every token is learnt once. Each text stands
+    between the tokenizer's BOS and EOS (where it has them), so that a model can see
+    where one ends. The tokens behind the last whole block are left out.
+
+    Args:
+        texts: plain texts, without special tokens.
+        tokenizer: the model's.
+        length: tokens in a block.
+
+    Returns:
+        Token ids, ``(blocks, length)``.
+
+    Raises:
+        DataError: if a text is empty, or all of them do not fill one block.
+        ValueError: if ``length`` is smaller than 2: nothing could be predicted.
+    """
+    if length < 2:
+        raise ValueError(f"length is {length}; a block needs 2 tokens or more.")
+    before, after = (
+        [] if token is None else [token]
+        for token in (tokenizer.bos_token_id, tokenizer.eos_token_id)
+    )
+    ids: list[int] = []
+    for start in range(0, len(texts), _BATCH):
+        part = list(texts[start : start + _BATCH])
+        encoded = tokenizer(part, add_special_tokens=False, verbose=False)["input_ids"]
+        for index, tokens in enumerate(encoded, start=start):
+            if not tokens:
+                raise DataError(
+                    f"text {index + 1} (index {index}) is empty; leave it out."
+                )
+            ids += [*before, *tokens, *after]
+    if len(ids) < length:
+        count = "1 text" if len(texts) == 1 else f"{len(texts)} texts"
+        raise DataError(
+            f"The corpus has {count} with {len(ids)} tokens in all, too few for one "
+            f"block of {length}; give more text or shorter blocks."
+        )
+    return [ids[i : i + length] for i in range(0, len(ids) - length + 1, length)]
+
+
 def _where(kind: str, index: int) -> str:
     """Name a row for people (counted from 1) and for code (its index)."""
     return f"{kind} {index + 1} (index {index})"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -17,6 +18,7 @@ from helpers.encoding import (
     encode_prompts,
     mix,
     render,
+    to_blocks,
     to_dataset,
 )
 from helpers.formats import DataError
@@ -764,3 +766,40 @@ def test_a_text_of_one_line_is_too_short_for_its_share():
 def test_shares_that_are_none_are_refused(shares, tokens, complaint):
     with pytest.raises(ValueError, match=complaint):
         mix([(corpus(1, 9, 7), share) for share in shares], tokens)
+
+
+def test_blocks_hold_every_token_once_and_in_order(tiny_tokenizer) -> None:
+    texts = ["the red ball", "where is the ball?", "one two three"]
+    blocks = to_blocks(texts, tiny_tokenizer, length=4)
+    stream = [id_ for block in blocks for id_ in block]
+    wanted = []
+    for text in texts:
+        ids = tiny_tokenizer(text, add_special_tokens=False)["input_ids"]
+        wanted += [tiny_tokenizer.bos_token_id, *ids, tiny_tokenizer.eos_token_id]
+    assert {len(block) for block in blocks} == {4}
+    assert stream == wanted[: len(stream)]
+    assert 0 <= len(wanted) - len(stream) < 4
+
+
+def test_blocks_without_special_tokens_hold_the_words_alone(tiny_tokenizer) -> None:
+    bare = copy.deepcopy(tiny_tokenizer)
+    bare.bos_token = bare.eos_token = None
+    ids = bare("the red ball", add_special_tokens=False)["input_ids"]
+    assert to_blocks(["the red ball"], bare, length=len(ids)) == [ids]
+
+
+@pytest.mark.parametrize(
+    ("texts", "length", "error", "said"),
+    [
+        (["the ball"], 64, DataError, "1 text with"),
+        (["the ball", "the box"], 64, DataError, "2 texts with"),
+        ([], 64, DataError, "0 texts with 0 tokens"),
+        (["the ball", ""], 4, DataError, "text 2 (index 1) is empty"),
+        (["the ball"], 1, ValueError, "length is 1"),
+    ],
+)
+def test_blocks_refuse_what_cannot_be_cut(
+    tiny_tokenizer, texts, length, error, said
+) -> None:
+    with pytest.raises(error, match=re.escape(said)):
+        to_blocks(texts, tiny_tokenizer, length=length)
