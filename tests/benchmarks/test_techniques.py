@@ -201,6 +201,18 @@ def test_a_head_learns_and_leaves_the_body_as_it_was() -> None:
     assert t.share(t.hits(t.said(model, tokenizer, "head only", own), own)) > 0.5
 
 
+def test_rounded_weights_compute_what_four_bits_compute() -> None:
+    import torch
+
+    packed, rounded = t.in_four_bits(), t.of_four_bits(t.models.load()[0])
+    plain, tokenizer = t.models.load()
+    ids = tokenizer(t.questions(t.chosen(0, 1)), return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        four, float32, base = (m(ids).logits for m in (packed, rounded, plain))
+    assert (four - float32).abs().max() < 1e-3
+    assert (base - float32).abs().max() > 0.05
+
+
 def test_a_real_run_of_an_adapter_gives_all_that_the_record_needs() -> None:
     budget = t.Budget(rows=32, seeds=2, asked=9)
     found = t.run("LoRA", 1, 5e-3, budget)
