@@ -381,6 +381,9 @@ _PAIRS = {
     "prompt": ("completion", "response", "answer"),
     "input": ("output",),
     "source": ("target",),
+    "inputs": ("targets",),
+    "query": ("response",),
+    "problem": ("solution",),
 }
 _QUESTIONS = {"question": ("answer",)}
 # Beside these, an answer is a letter or a number to be judged, or has its reasons.

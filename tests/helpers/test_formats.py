@@ -95,6 +95,9 @@ EXCHANGE = turns(("user", "Hi"), ("assistant", "Yo"))
         ({"prompt": "Hi", "answer": "Yo"}, "prompt_completion", EXCHANGE),
         ({"input": "Hi", "output": "Yo"}, "prompt_completion", EXCHANGE),
         ({"source": "Hi", "target": "Yo"}, "prompt_completion", EXCHANGE),
+        ({"inputs": "Hi", "targets": "Yo"}, "prompt_completion", EXCHANGE),
+        ({"query": "Hi", "response": "Yo"}, "prompt_completion", EXCHANGE),
+        ({"problem": "Hi", "solution": "Yo"}, "prompt_completion", EXCHANGE),
         ({"question": "Hi", "answer": "Yo"}, "question_answer", EXCHANGE),
         (
             {"prompt": EXCHANGE[:1], "completion": EXCHANGE[1:]},
