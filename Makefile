@@ -13,7 +13,7 @@ READY := $(VENV)/.ready
 # two processes of one thread each: faster than one of two on small models
 PARALLEL := -n 2 --dist loadfile
 
-.PHONY: help run test test-quick lab data base bench badges
+.PHONY: help run test test-quick lab data base bench bench-techniques badges
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s%s\n", $$1, $$2}' Makefile
 
@@ -42,6 +42,9 @@ base: $(READY) ## Rebuild the shipped base model; resumes after a stop
 
 bench: $(READY) ## Measure, and write records to benchmarks/results/
 	$(PY) -m benchmarks
+
+bench-techniques: $(READY) ## All techniques on one task: makes its record; resumes after a stop
+	$(PY) benchmarks/techniques.py
 
 badges: $(READY) ## Write badges and set-up cells into the notebooks
 	$(PY) notebooks/badges.py

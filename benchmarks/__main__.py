@@ -7,10 +7,14 @@ from pathlib import Path
 SCRIPTS = (
     "speed.py",
     "scoring.py",
+    "adaptive.py",
     "fine_tuning.py",
+    "soft_prompts.py",
     "instruction_tuning.py",
     "flan.py",
+    "techniques.py",
     "qlora.py",
+    "scaling.py",
     "gpu.py",
 )
 

@@ -15,6 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+import gpu  # noqa: E402
 from records import table  # noqa: E402
 
 from helpers import views  # noqa: E402
@@ -118,12 +119,50 @@ def flan_table() -> str:
     )
 
 
+def gpu_table() -> str:
+    """Returns the runs on one GPU: speed, losses, and peaks beside their plans."""
+    record = json.loads((RESULTS / "gpu.json").read_text(encoding="utf-8"))
+    pairs = {pair["what"]: pair for pair in record["pairs"]}
+    header = "model, rows a step|settings|checkpointing|tokens a second"
+    header += "|times the defaults|losses apart by at most|peak, GiB"
+    header += "|planned before, % off|planned now, % off"
+    rows = [
+        gpu_row(row, pairs.get(row["what"]), record["versions"]["torch"])
+        for row in record["rows"]
+        if row["outcome"] == "measured"
+    ]
+    return table(header.split("|"), rows)
+
+
+def gpu_row(row: dict, pair: dict | None, torch_version: str) -> list[str]:
+    """Returns a row of the table of runs on a GPU."""
+    case, peak = row["case"], row["peak_allocated_bytes"]
+    names = {"full": "full tuning", "lora": "LoRA", "qlora": "QLoRA"}
+    many = f"{case['batch']} × " + ("up to " if case["rows"] == "mixed" else "")
+    apart, fell = (
+        (pair["largest_loss_difference"], pair["loss_fell_by"]) if pair else (0, 0)
+    )
+    now = gpu.planned_now(row, torch_version) / peak - 1
+    return [
+        f"{case['billions']}B {names[case['technique']]}, {many}{case['length']:,}",
+        case["settings"],
+        "yes" if row["checkpointing"] else "no",
+        f"{row['value']:,.0f}",
+        f"{pair['speed_up']:.2f}" if pair else "–",
+        f"{apart:.4f} of {fell:.2f}" if pair else "–",
+        f"{peak / 2**30:.2f}",
+        f"{100 * row['prediction_error']:+.1f}",
+        f"{round(100 * now, 1) + 0.0:+.1f}",  # no "-0.0"
+    ]
+
+
 TABLES = {
     "base": base_table,
     "notebooks": notebooks_table,
     "instruction_tuning": instruction_tuning_table,
     "flan": flan_table,
     "speed": speed_table,
+    "gpu": gpu_table,
 }
 
 

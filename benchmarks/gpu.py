@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import importlib.metadata
 import inspect
 import json
 import os
@@ -53,6 +54,7 @@ RATES = {"full": 1e-4, "lora": 3e-4, "qlora": 3e-4}  # so that random models lea
 SHORTEST, MIDDLE, SPREAD = 16, 0.2, 0.8  # of mixed rows, see lengths()
 BARE = ("bare", "chunked")  # settings and loss
 AGAIN = 75  # exit status of a worker that asks for another
+GROUPED = (2, 12)  # PyTorch from which varlen_attn takes enable_gqa
 GRACE = 30  # seconds past the budget after which a case is stopped from outside
 
 SHAPES = {
@@ -247,17 +249,27 @@ def settings_of(case: Case) -> dict[str, Any]:
 def recipe_of(case: Case, batch: Sequence[int]) -> memory.Recipe:
     """Returns what the planner is asked for a step with rows of these lengths."""
     padded = not case.packed and len(set(batch)) > 1
+    apart = packed_attention(importlib.metadata.version("torch"))
     return memory.Recipe(
         method=case.technique,
         batch=1 if case.packed else len(batch),
         length=sum(batch) if case.packed else max(batch),
         optimizer=case.optimizer,
         checkpointing=checkpoints(case),
-        attention="sdpa" if padded else "flash",
+        attention=apart if case.packed else "sdpa" if padded else "flash",
         loss="fused" if case.loss == "liger" else case.loss,
         weights=case.weights,
         upcast=case.upcast,
     )
+
+
+def packed_attention(torch_version: str) -> memory.Attention:
+    """Returns what the planner calls the attention of packed rows in this PyTorch.
+
+    Before its kernel could share keys and values among heads, they were repeated.
+    """
+    major, minor = torch_version.split(".")[:2]
+    return "flash" if (int(major), int(minor)) >= GROUPED else "repeated"
 
 
 def checkpoints(case: Case) -> bool:
@@ -276,6 +288,20 @@ def predicted(case: Case) -> tuple[int, memory.Recipe]:
     plans = [memory.plan(shape_of(case), recipe, context=0) for recipe in each]
     highest = max(plans, key=lambda plan: plan.peak)
     return highest.peak, highest.recipe
+
+
+def planned_now(row: dict[str, Any], torch_version: str) -> int:
+    """Returns the peak that the planner expects today of a row in a record.
+
+    Args:
+        row: of the record, which keeps what was predicted before it was measured.
+        torch_version: that it was measured with.
+    """
+    case = Case(**row["case"])
+    known = row["recipe"] | {"targets": tuple(row["recipe"]["targets"])}
+    if case.packed:  # the first records call it flash in any PyTorch
+        known["attention"] = packed_attention(torch_version)
+    return memory.plan(shape_of(case), memory.Recipe(**known), context=0).peak
 
 
 def usable() -> int:

@@ -348,6 +348,79 @@ def imports_peer() -> dict:
     return {"seconds": time.perf_counter() - began, "units": 1}
 
 
+# --- formats: reading rows, and converting them, against the readers of libraries -----
+
+SIMPLE_ROWS = 200_000
+
+
+def simple_file() -> Path:
+    """Returns JSON Lines of short rows, written once: prompt and completion."""
+    import random
+
+    path = records.ROOT / "build" / "bench" / f"simple_{SIMPLE_ROWS}.jsonl"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draw = random.Random(0)
+        words = [f"word{n}" for n in range(2000)]
+        part = path.with_suffix(".part")
+        with part.open("w", encoding="utf-8") as handle:
+            for _ in range(SIMPLE_ROWS):
+                sides = (" ".join(draw.choices(words, k=k)) for k in (8, 12))
+                row = dict(zip(("prompt", "completion"), sides, strict=True))
+                handle.write(json.dumps(row) + "\n")
+        part.replace(path)
+    return path
+
+
+def timed_reading(read: Callable[[Path], int]) -> dict:
+    """Times a reader on the file; it returns how many rows it saw."""
+    path = simple_file()
+    began = time.perf_counter()
+    count = read(path)
+    seconds = time.perf_counter() - began
+    return {"seconds": seconds, "same": count, "units": count}
+
+
+def formats_ours() -> dict:
+    """Reads rows of JSON Lines one by one with `formats.records`."""
+    from helpers import formats
+
+    return timed_reading(lambda path: sum(1 for _ in formats.records(path)))
+
+
+def formats_convert() -> dict:
+    """Detects the format in all rows, converts them to messages and writes them."""
+    from helpers import formats
+
+    target = records.ROOT / "build" / "bench" / "converted.jsonl"
+    return timed_reading(lambda path: formats.convert_file(path, target).written)
+
+
+def formats_pandas() -> dict:
+    """Reads them into a table with pandas."""
+    import pandas
+
+    return timed_reading(lambda path: len(pandas.read_json(path, lines=True)))
+
+
+def formats_datasets() -> dict:
+    """Reads them into an Arrow file with `datasets`, and walks through the rows."""
+    import tempfile
+
+    import datasets
+
+    datasets.disable_progress_bars()
+
+    def read(path: Path) -> int:
+        with tempfile.TemporaryDirectory() as cache:
+            rows = datasets.load_dataset(
+                "json", data_files=str(path), split="train", cache_dir=cache
+            )
+            return sum(1 for _ in rows)
+
+    return timed_reading(read)
+
+
 # --- pairs ----------------------------------------------------------------------------
 
 PAIRED: dict[str, tuple[str, list[Callable[[], dict]]]] = {
@@ -356,6 +429,10 @@ PAIRED: dict[str, tuple[str, list[Callable[[], dict]]]] = {
     "reading": ("billion operations", [reading_ours, reading_peer]),
     "answers": ("answers", [answers_ours, answers_peer]),
     "imports": ("imports", [imports_ours, imports_peer]),
+    "formats": (
+        "rows",
+        [formats_ours, formats_convert, formats_pandas, formats_datasets],
+    ),
 }
 
 

@@ -44,6 +44,7 @@ def train(
     seed: int,
     rate: float,
     epochs: float = 1,
+    batch: int = BATCH,
     callbacks: Sequence = (),
     resume: bool = False,
     **changes: object,
@@ -57,6 +58,7 @@ def train(
         seed: of the order and of whatever is drawn.
         rate: the highest learning rate.
         epochs: passes.
+        batch: rows a step.
         callbacks: for the trainer.
         resume: go on from the last checkpoint in `output_dir`, if there is one.
         **changes: settings of SFTConfig that differ.
@@ -67,11 +69,11 @@ def train(
     from trl import SFTConfig, SFTTrainer
 
     set_seed(seed)
-    arranged = encoding.arrange(encoded, BATCH, seed=seed)
+    arranged = encoding.arrange(encoded, batch, seed=seed)
     options: dict = {
         "output_dir": str(ROOT / "build" / "bench"),
         "num_train_epochs": epochs,
-        "per_device_train_batch_size": BATCH,
+        "per_device_train_batch_size": batch,
         "train_sampling_strategy": "sequential",  # arrange() has shuffled
         "learning_rate": rate,
         "lr_scheduler_type": "cosine",

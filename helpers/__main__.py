@@ -1,17 +1,20 @@
-"""Commands: `python -m helpers memory MODEL`; `--help` tells the options of each.
+"""Commands: `check FILE`, `convert FILE`, `memory MODEL`.
 
-A command that cannot do what was asked says why in one sentence and exits with 2.
+`--help` tells the options of each. A command that cannot do what was asked says why
+in one sentence and exits with 2.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NoReturn, get_args
 
-from helpers import memory
+from helpers import formats, memory
 
 
 class _Parser(argparse.ArgumentParser):
@@ -28,21 +31,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: those of the command line, or None to take them from there.
 
     Returns:
-        The exit status: 0, or 2 where the command could not be done.
+        The exit status: 0; 1 where `check` found something or `convert` left rows
+        out; or 2 where the command could not be done.
     """
     parser = _Parser(prog="python -m helpers", description=__doc__)
     commands = parser.add_subparsers(
         required=True, metavar="COMMAND", parser_class=_Parser
     )
     _add_memory(commands.add_parser("memory", help="will it fit on this GPU?"))
+    _add_convert(commands.add_parser("convert", help="your data as a trainer takes it"))
+    _add_check(commands.add_parser("check", help="what is wrong with data or model?"))
     options = parser.parse_args(arguments)
-    run: Callable[[argparse.Namespace], None] = options.run
+    run: Callable[[argparse.Namespace], int] = options.run
     try:
-        run(options)
+        return run(options)
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 2
-    return 0
 
 
 def _add_memory(parser: argparse.ArgumentParser) -> None:
@@ -74,7 +79,7 @@ def _add_choice(
     )
 
 
-def _memory(options: argparse.Namespace) -> None:
+def _memory(options: argparse.Namespace) -> int:
     shape = memory.load_shape(options.model)
     recipes = [_recipe(method, options, shape) for method in _methods(options)]
     plans = [memory.plan(shape, recipe) for recipe in recipes]
@@ -84,6 +89,7 @@ def _memory(options: argparse.Namespace) -> None:
         print(json.dumps(memory.as_record(plans), indent=2))
     else:
         print(memory.report(plans))
+    return 0
 
 
 def _methods(options: argparse.Namespace) -> list[str]:
@@ -108,6 +114,77 @@ def _recipe(
         loss=options.loss,
         compute=options.compute,
     )
+
+
+def _add_convert(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=_convert)
+    add = parser.add_argument
+    add("file", help="a file, a folder of files, or an id on the Hub")
+    add("--output", required=True, metavar="FILE", help="new file: .jsonl or .parquet")
+    add("--to", choices=formats.SHAPES, metavar="SHAPE", help=_listed(formats.SHAPES))
+    known = [family.name for family in formats.FAMILIES.values() if family.convert]
+    add("--format", choices=known, metavar="NAME", help="where it cannot be detected")
+    add("--report", metavar="FILE", help="all rows that were left out, as JSON Lines")
+    add("--keep-meta", action="store_true", help="keep all other columns, as JSON text")
+    add("--split", default="train", help="of a data set on the Hub (train)")
+    add("--paths", choices=("best", "all"), default="best", help="of a tree (best)")
+    add("--tag-column", type=int, metavar="N", help="of tagged text, counted from 1")
+    add("--scheme", choices=("IO", "IOB1", "IOB2", "BIOES"), help="of the tags")
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:-1]) + f" or {names[-1]}"
+
+
+def _convert(options: argparse.Namespace) -> int:
+    given = vars(options).copy()
+    path, output = given.pop("file"), given.pop("output")
+    given.pop("run")
+    try:
+        report = formats.convert_file(path, output, **given)
+    except formats.DataError as error:
+        # The same words with the options as they are typed here.
+        said = re.sub(r"\b(format|to|paths|scheme)='(\w+)'", r"--\1 \2", str(error))
+        said = re.sub(r"\b(format|to|scheme)= ", r"--\1 ", said)
+        raise formats.DataError(said.replace("tag_column=", "--tag-column ")) from error
+    print(formats.describe(report, options.report))
+    return 1 if report.rejected else 0
+
+
+def _add_check(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=_check)
+    add = parser.add_argument
+    add("file", nargs="?", help="rows of any usual format; may be left out")
+    add("--model", help="folder of a model or adapter, or an id on the Hub")
+    add("--config", help="settings of trl sft (YAML, JSON), or a training script")
+    add("--test", metavar="FILE", help="rows kept for testing, to find leakage")
+    add("--format", help="of the files, where it cannot be told from the columns")
+    add("--skip", action="append", default=[], metavar="RULE", help="not this rule")
+    add("--json", action="store_true", help="print a record")
+    add("--html", metavar="FILE", help="write a page")
+
+
+def _check(options: argparse.Namespace) -> int:
+    from helpers import checks
+    from helpers.checks import show
+
+    with show.progress(hidden=options.json) as step:
+        report = checks.check(
+            options.file,
+            model=options.model,
+            config=options.config,
+            test=options.test,
+            format=options.format,
+            skip=options.skip,
+            step=step,
+        )
+    if options.html:
+        Path(options.html).write_text(show.as_html(report), encoding="utf-8")
+    if options.json:
+        print(show.as_json(report))
+    else:
+        show.to_terminal(report)
+    return 0 if report.sound else 1
 
 
 if __name__ == "__main__":

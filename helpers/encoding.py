@@ -399,6 +399,104 @@ def arrange(
     )
 
 
+def mix(
+    parts: Sequence[tuple[Encoded, float]], tokens: int, *, seed: int = 0
+) -> Encoded:
+    """Draw rows from several texts until a budget of tokens is full, each its share.
+
+    Runs that are to be compared must read equally much. Rows are drawn without
+    replacement, whole, so that a share is overshot by less than its last row.
+
+    Args:
+        parts: for each text what :func:`encode` returned, and its share of the tokens.
+        tokens: the budget, end and start tokens included.
+        seed: of the drawing and of the order.
+
+    Returns:
+        The drawn rows, shuffled. (``cut`` and ``unfinished`` are left empty.)
+
+    Raises:
+        DataError: if a text is too short for its share.
+        ValueError: if the shares are negative or do not sum to 1, or the budget is
+            below 1.
+
+    >>> one, two = (Encoded([[id] * 10] * 9, [[id] * 10] * 9, [], []) for id in (5, 6))
+    >>> mixed = mix([(one, 0.75), (two, 0.25)], 80)
+    >>> sorted(row[0] for row in mixed.input_ids)
+    [5, 5, 5, 5, 5, 5, 6, 6]
+    """
+    shares = [share for _, share in parts]
+    if not parts or min(shares) < 0 or abs(sum(shares) - 1) > 1e-9:
+        raise ValueError(
+            f"the shares are {shares}; they must be 0 or more and sum to 1"
+        )
+    if tokens < 1:
+        raise ValueError(f"tokens is {tokens}; it must be 1 or more")
+    rng, drawn = Random(seed), []
+    for number, (encoded, share) in enumerate(parts, start=1):
+        order, wanted = list(range(len(encoded.input_ids))), share * tokens
+        rng.shuffle(order)
+        for index in order:
+            if wanted <= 0:
+                break
+            drawn.append((encoded.input_ids[index], encoded.labels[index]))
+            wanted -= len(encoded.input_ids[index])
+        if wanted > 0:
+            raise DataError(
+                f"Text {number} is {len(order)} rows of {share * tokens - wanted:,.0f} "
+                f"tokens, fewer than its share of {share * tokens:,.0f}; give more "
+                "text or lower the budget."
+            )
+    rng.shuffle(drawn)
+    return Encoded([ids for ids, _ in drawn], [labels for _, labels in drawn], [], [])
+
+
+def to_blocks(
+    texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, *, length: int
+) -> list[list[int]]:
+    """Write texts one after the other and cut the row of tokens into equal blocks.
+
+    What pre-training reads: no padding, every token is learnt once. Each text stands
+    between the tokenizer's BOS and EOS (where it has them), so that a model can see
+    where one ends. The tokens behind the last whole block are left out.
+
+    Args:
+        texts: plain texts, without special tokens.
+        tokenizer: the model's.
+        length: tokens in a block.
+
+    Returns:
+        Token ids, ``(blocks, length)``.
+
+    Raises:
+        DataError: if a text is empty, or all of them do not fill one block.
+        ValueError: if ``length`` is smaller than 2: nothing could be predicted.
+    """
+    if length < 2:
+        raise ValueError(f"length is {length}; a block needs 2 tokens or more.")
+    before, after = (
+        [] if token is None else [token]
+        for token in (tokenizer.bos_token_id, tokenizer.eos_token_id)
+    )
+    ids: list[int] = []
+    for start in range(0, len(texts), _BATCH):
+        part = list(texts[start : start + _BATCH])
+        encoded = tokenizer(part, add_special_tokens=False, verbose=False)["input_ids"]
+        for index, tokens in enumerate(encoded, start=start):
+            if not tokens:
+                raise DataError(
+                    f"text {index + 1} (index {index}) is empty; leave it out."
+                )
+            ids += [*before, *tokens, *after]
+    if len(ids) < length:
+        count = "1 text" if len(texts) == 1 else f"{len(texts)} texts"
+        raise DataError(
+            f"The corpus has {count} with {len(ids)} tokens in all, too few for one "
+            f"block of {length}; give more text or shorter blocks."
+        )
+    return [ids[i : i + length] for i in range(0, len(ids) - length + 1, length)]
+
+
 def _where(kind: str, index: int) -> str:
     """Name a row for people (counted from 1) and for code (its index)."""
     return f"{kind} {index + 1} (index {index})"

@@ -55,7 +55,7 @@ Method = Literal["full", "lora", "qlora"]
 Optimizer = Literal[
     "adamw", "adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit", "sgd"
 ]
-Attention = Literal["flash", "sdpa", "eager"]
+Attention = Literal["flash", "repeated", "sdpa", "eager"]
 Loss = Literal["fused", "chunked", "full"]
 Dtype = Literal["bfloat16", "float16", "float32"]
 
@@ -88,6 +88,9 @@ CONTEXT = GIB // 2
 
 MARGIN = 0.05
 """Share of a card that a plan leaves free, for fragments between allocations."""
+
+TILE = (4096, 32_768)
+"""Tokens and words of the vocabulary in a tile of TRL's fused loss."""
 
 SHORTEST = 128
 """Tokens of a row below which a shorter row is no advice."""
@@ -373,9 +376,12 @@ class Recipe:
             parameter's dtype, "8bit" two bytes, "32bit" eight. What is paged may move
             to the host in need, and is counted in full here.
         checkpointing: of activations, for each block.
-        attention: "flash" (FlashAttention, or sdpa without padding), "sdpa" (with
-            padding: a mask, and keys and values repeated for each head) or "eager".
-        loss: "fused" (TRL, Liger: no logits as a whole), "chunked", or "full".
+        attention: "flash" (FlashAttention, or sdpa without padding), "repeated" (the
+            same by a kernel that has keys and values repeated for each head, as
+            PyTorch's varlen_attn before 2.12), "sdpa" (with padding: a mask, and
+            they are repeated too) or "eager".
+        loss: "fused" (TRL's: a tile of the logits at a time), "chunked" (some tokens
+            at a time, made again in the backward pass), or "full".
         chunks: into which "chunked" cuts the tokens.
         compute: dtype of activations.
         autocast: whether torch.autocast makes them so (Trainer's bf16 and fp16).
@@ -603,19 +609,35 @@ def _input_bytes(recipe: Recipe, names: Sequence[str], width: int, given: int) -
 def logit_bytes(shape: Shape, recipe: Recipe) -> int:
     """Bytes of the logits, what the loss keeps of them, and their gradients.
 
-    For each logit: itself, its float32 copy that Trainer's autocast hands out, the log
-    probability, and the gradients of both, in float32. A fused loss computes a slice
-    at a time, about as many logits as there are hidden values.
+    For each logit: itself and its float32 copy that Trainer's autocast hands out, which
+    nobody holds if the loss cuts the tokens; then the log probability, and the
+    gradients of both, in float32. A fused loss computes a tile of logits at a time, and
+    has its own copy of the hidden states and their gradient in float32.
 
-    Source: Hsu et al. 2024, arXiv 2410.10989, section 3.2, for the slices.
+    Source: TRL 1.16, trl/kernels/chunked_logprob.py.
     """
     tokens, element = recipe.tokens, recipe.element
     if recipe.loss == "fused":
-        rows = ceil(tokens / ceil(shape.vocabulary / shape.hidden))
-        return element * (shape.vocabulary * rows + shape.hidden * tokens)
-    each = element + 12 + 4 * recipe.casts
-    rows = ceil(tokens / recipe.chunks) if recipe.loss == "chunked" else tokens
-    return each * shape.vocabulary * rows
+        tile = min(tokens, TILE[0]) * min(shape.vocabulary, TILE[1])
+        return element * tile + (_residual(recipe) + 4) * shape.hidden * tokens
+    if recipe.loss == "chunked":
+        return 12 * shape.vocabulary * ceil(tokens / recipe.chunks)
+    return (element + 12 + 4 * recipe.casts) * shape.vocabulary * tokens
+
+
+def _head_gradient_bytes(shape: Shape, recipe: Recipe) -> int:
+    """Bytes in which a loss that computes by pieces adds up the head's gradient.
+
+    TRL does so in float32, then gives it the weight's dtype; PyTorch in the dtype of
+    the copy that was multiplied with.
+    """
+    if recipe.method != "full" or recipe.loss == "full":
+        return 0
+    if recipe.loss == "fused":
+        each = 4 + recipe.weight * (recipe.weight < 4)
+    else:
+        each = recipe.element if recipe.casts else recipe.weight
+    return each * shape.vocabulary * shape.hidden
 
 
 # -------------------------------------------------------------------------- moments
@@ -698,24 +720,26 @@ def _sum(always: Mapping[str, int], moment: Mapping[str, int]) -> dict[str, int]
 
 
 def _at_loss(shape: Shape, recipe: Recipe) -> dict[str, int]:
-    copied = 0 if recipe.checkpointing and recipe.method != "full" else shape.layers
-    final = (4 + recipe.element) * shape.hidden * recipe.tokens  # norm and its output
+    given = 0 if recipe.loss == "fused" else recipe.element  # it has its own copy
+    final = (4 + given) * shape.hidden * recipe.tokens  # the norm, and what it gives
+    kept = recipe.method == "full" or not recipe.checkpointing
+    copied = _weight_copies(shape, recipe, layers=kept * shape.layers)
     return {
         "activations": _kept_bytes(shape, recipe) + final,
-        "logits": logit_bytes(shape, recipe),
-        "other": _weight_copies(shape, recipe, layers=copied)
-        + _head_copy(shape, recipe),
+        "logits": logit_bytes(shape, recipe) + _head_gradient_bytes(shape, recipe),
+        "other": copied + _head_copy(shape, recipe),
     }
 
 
 def _at_last_layer(shape: Shape, recipe: Recipe) -> dict[str, int]:
     full, checkpointing = recipe.method == "full", recipe.checkpointing
+    head, down = shape.vocabulary * shape.hidden, shape.intermediate * shape.hidden
     working = _working_bytes(shape, recipe)
     if not checkpointing:  # what it keeps is among what all keep
         working -= layer_bytes(shape, recipe) * recipe.tokens
     return {
         "activations": _kept_bytes(shape, recipe) + working,
-        "gradients": full * recipe.weight * shape.vocabulary * shape.hidden,
+        "gradients": full * recipe.weight * (head + down),
         "other": _weight_copies(
             shape, recipe, layers=1 if checkpointing else shape.layers
         ),
@@ -761,8 +785,12 @@ def _weight_copies(shape: Shape, recipe: Recipe, *, layers: int) -> int:
 
 
 def _head_copy(shape: Shape, recipe: Recipe) -> int:
+    """Bytes of the head as it is multiplied with: a tile's part, or all of it."""
     cast = recipe.casts and recipe.weight != recipe.element
-    return cast * recipe.element * shape.vocabulary * shape.hidden
+    words = shape.vocabulary
+    if recipe.loss == "fused":
+        words = min(words, TILE[1])
+    return cast * recipe.element * words * shape.hidden
 
 
 # ---------------------------------------------------------------------------- cards

@@ -478,6 +478,170 @@ def stacked_bars(
     )
 
 
+def box_rows(
+    rows: Mapping[str, Mapping[str, Sequence[tuple[str, str]]]],
+    *,
+    title: str = "",
+) -> Figure:
+    """Draw for each row groups of labelled boxes: what is read, what is trained.
+
+    Args:
+        rows: For each row its groups by name, and in each group the boxes from left
+            to right, each with its label and its kind. Boxes of one kind look alike;
+            the legend names the kinds in the order of their first use.
+        title: A heading, best the finding in words.
+
+    Returns:
+        A figure; `figure.alt` says in words what it shows.
+
+    Raises:
+        ValueError: If there is no row or no box, or rows have different groups.
+    """
+    _check_some(rows, "rows")
+    groups = list(next(iter(rows.values())))
+    _check_some(groups, "groups")
+    for name, row in rows.items():
+        if list(row) != groups:
+            raise ValueError(
+                f"the row {name!r} has groups {list(row)}; all must have {groups}"
+            )
+    kinds = list(
+        dict.fromkeys(
+            kind for row in rows.values() for boxes in row.values() for _, kind in boxes
+        )
+    )
+    _check_some(kinds, "boxes")
+    places = _places(rows, groups)
+
+    def draw(axes: Axes) -> None:
+        for height, row in enumerate(rows.values()):
+            for (start, _), boxes in zip(places, row.values(), strict=True):
+                _draw_boxes(axes, boxes, start, height, kinds)
+        for (start, _), group in zip(places, groups, strict=True):
+            axes.text(start, -0.75, _plain(group), weight="bold", fontsize=8)
+        axes.set_yticks(range(len(rows)), [_plain(name) for name in rows])
+        axes.set(xlim=(0, places[-1][1]), ylim=(len(rows) - 0.5, -1.1), xticks=[])
+        axes.tick_params(length=0)
+        axes.grid(visible=False)
+        axes.spines[:].set_visible(False)
+        axes.figure.legend(
+            handles=[_box(kind, kinds, (0, 0), 1) for kind in kinds],
+            loc="outside lower center",
+            ncols=len(kinds),
+        )
+
+    described = [
+        f"{name}: "
+        + ", ".join(
+            f"{group} " + " + ".join(f"{label} ({kind})" for label, kind in boxes)
+            for group, boxes in row.items()
+        )
+        for name, row in rows.items()
+    ]
+    return _figure(
+        draw,
+        size=(9.5, 1.2 + 0.36 * len(rows)),
+        title=title,
+        alt=f"{'; '.join(described)}.",
+    )
+
+
+def trade_off(
+    points: Mapping[str, tuple[float, float, float, float]],
+    *,
+    x_label: str = "",
+    y_label: str = "",
+    title: str = "",
+    scale: Literal["linear", "log"] = "log",
+    baselines: Mapping[str, float] | None = None,
+) -> Figure:
+    """Draw what is gained against what it costs, and which points nothing beats.
+
+    A point is on the front if no other costs at most as much and gains more.
+
+    Args:
+        points: For each name its cost, its gain, and the gain's bounds (x, y, low,
+            high).
+        x_label: What the cost is, with its unit.
+        y_label: What the gain is, with its unit.
+        title: A heading, best the finding in words.
+        scale: Scale of the cost; on a log scale a cost of 0 is drawn at the left edge.
+        baselines: Named gains to draw as level lines, such as the majority.
+
+    Returns:
+        A figure; `figure.alt` says in words what it shows, the front first.
+
+    Raises:
+        ValueError: If there is no point, or one's numbers are not finite with a cost
+            from 0 and low ≤ gain ≤ high.
+    """
+    _check_some(points, "points")
+    for name, (x, y, low, high) in points.items():
+        # A comparison with nan is false as well.
+        if not (0 <= x < math.inf and -math.inf < low <= y <= high < math.inf):
+            raise ValueError(
+                f"the point {name!r} has cost {x}, gain {y}, low {low}, high {high}; "
+                "they must be finite, the cost from 0, with low ≤ gain ≤ high"
+            )
+    front = pareto({name: point[:2] for name, point in points.items()})
+    costs = [point[0] for point in points.values() if point[0] > 0]
+    least = min(costs, default=1) / 10 if scale == "log" else 0
+
+    def draw(axes: Axes) -> None:
+        for name, (x, y, low, high) in points.items():
+            axes.errorbar(
+                max(x, least),
+                y,
+                yerr=[[y - low], [high - y]],
+                fmt="s" if name in front else "o",
+                color="#0072B2" if name in front else "#777777",
+                markersize=7 if name in front else 5,
+                capsize=3,
+                linestyle="",
+            )
+        _label_points(axes, {n: (max(p[0], least), p[1]) for n, p in points.items()})
+        steps = sorted((max(points[name][0], least), points[name][1]) for name in front)
+        axes.plot(*zip(*steps, strict=True), "--", color="#0072B2", marker="")
+        _draw_baselines(axes.axhline, baselines or {})
+        axes.set(xlabel=_plain(x_label), ylabel=_plain(y_label), xscale=scale)
+        axes.margins(x=0.18)
+        if baselines:
+            axes.figure.legend(loc="outside lower center", ncols=len(baselines))
+
+    described = [
+        f"{name}{' (on the front)' if name in front else ''}: {y:.4g} for {x:,.4g}"
+        for name, (x, y, _, _) in sorted(
+            points.items(), key=lambda item: item[0] not in front
+        )
+    ] + [f"{name}: {level:.4g} throughout" for name, level in (baselines or {}).items()]
+    return _figure(
+        draw,
+        size=(7.2, 4.4),
+        title=title,
+        alt=f"{y_label or 'gain'} by {x_label or 'cost'}. {'; '.join(described)}.",
+    )
+
+
+def pareto(points: Mapping[str, tuple[float, float]]) -> list[str]:
+    """Name the points (cost, gain) that no other point beats, cheapest first.
+
+    One point beats another that costs as much or more and gains as much or less,
+    unless they are equal.
+
+    >>> pareto({"a": (1, 0.5), "b": (2, 0.4), "c": (3, 0.9)})
+    ['a', 'c']
+    """
+
+    def beaten(name: str) -> bool:
+        cost, gain = points[name]
+        return any(
+            (x <= cost and y >= gain) and (x, y) != (cost, gain)
+            for x, y in points.values()
+        )
+
+    return sorted((name for name in points if not beaten(name)), key=points.get)
+
+
 @cache
 def _figure_class() -> type[Figure]:
     """Make the class here, since matplotlib must not load with this module."""
@@ -533,6 +697,75 @@ def _draw_baselines(
             linestyle=(0, (1 + 3 * number, 2)),  # dashes grow, so that each is distinct
             marker="",
             label=_plain(name),
+        )
+
+
+def _places(
+    rows: Mapping[str, Mapping[str, Sequence[tuple[str, str]]]], groups: Sequence[str]
+) -> list[tuple[float, float]]:
+    """Give each group its start and end, wide enough for its widest row."""
+    places, start = [], 0.0
+    for group in groups:
+        width = max(
+            sum(_box_width(label) for label, _ in row[group]) for row in rows.values()
+        )
+        places.append((start, start + max(width, _box_width(group))))
+        start = places[-1][1] + 4
+    return places
+
+
+def _box_width(label: str) -> float:
+    return len(label) + 2
+
+
+def _box(kind: str, kinds: Sequence[str], corner: tuple[float, float], width: float):
+    """Make a box that its kind's hatch and shade tell from the others."""
+    from matplotlib.patches import Rectangle
+
+    number = kinds.index(kind)
+    return Rectangle(
+        corner,
+        width,
+        0.7,
+        facecolor=("white", "#cfe3f3", "#f6d9c4", "#dddddd")[number % 4],
+        edgecolor="black",
+        hatch=("", "///", "...", "xxx")[number % 4] if number else "",
+        alpha=0.9,
+        label=_plain(kind),
+    )
+
+
+def _draw_boxes(
+    axes: Axes,
+    boxes: Sequence[tuple[str, str]],
+    start: float,
+    height: float,
+    kinds: Sequence[str],
+) -> None:
+    for label, kind in boxes:
+        width = _box_width(label)
+        axes.add_patch(_box(kind, kinds, (start, height - 0.35), width))
+        axes.text(
+            start + width / 2,
+            height,
+            _plain(label),
+            ha="center",
+            va="center",
+            fontsize=7.5,
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8},
+        )
+        start += width
+
+
+def _label_points(axes: Axes, points: Mapping[str, tuple[float, float]]) -> None:
+    """Write names beside points, above and below in turn, so that few overlap."""
+    for number, name in enumerate(sorted(points, key=points.get)):
+        axes.annotate(
+            _plain(name),
+            points[name],
+            xytext=(6, 6 if number % 2 else -11),
+            textcoords="offset points",
+            fontsize=7.5,
         )
 
 

@@ -70,6 +70,98 @@ def test_a_pair_has_one_loss_curve(out) -> None:
     assert pair["speed_up"] > 0
 
 
+RECORD = json.loads((ROOT / "benchmarks/results/gpu.json").read_text("utf-8"))
+MEASURED = {r["what"]: r for r in RECORD["rows"] if r["outcome"] == "measured"}
+
+
+@pytest.mark.parametrize("name", MEASURED)
+def test_the_plan_is_within_a_twentieth_of_what_was_measured(name: str) -> None:
+    row = MEASURED[name]
+    now = gpu.planned_now(row, RECORD["versions"]["torch"])
+    assert now == pytest.approx(row["peak_allocated_bytes"], rel=0.05)
+    assert row["prediction_error"] == gpu.error_of(row)  # as it was predicted then
+
+
+def test_packed_rows_repeat_keys_where_the_kernel_cannot_share_them() -> None:
+    names = [gpu.packed_attention(v) for v in ("2.9.1", "2.11.0+cu128", "2.12.0")]
+    assert names == ["repeated", "repeated", "flash"]
+
+
+def kept_for_backward(case: gpu.Case, layers: int) -> int:
+    """Bytes that autograd saves of a packed step in four bits, weights left out."""
+    from peft import get_peft_model
+
+    *sizes, _, heads, kv_heads, tied = gpu.SHAPES[0]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(gpu.SHAPES, 0, (*sizes, layers, heads, kv_heads, tied))
+        model = get_peft_model(gpu.build(case), gpu.adapters())
+    for weight in model.parameters():  # as TRL does
+        weight.data = weight.data.bfloat16() if weight.requires_grad else weight.data
+    model.enable_input_require_grads()
+    weights = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
+    found: dict[int, torch.Tensor] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        place = tensor.untyped_storage().data_ptr()
+        if place not in weights:
+            found[place] = tensor
+        return tensor
+
+    batch = next(gpu.packed_batches(case))
+    del batch["labels"]
+    with (
+        torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
+        torch.autocast("cpu", dtype=torch.bfloat16),
+    ):
+        output = model(**batch, use_cache=False).logits
+    del output
+    return sum(tensor.untyped_storage().nbytes() for tensor in found.values())
+
+
+def test_a_kernel_that_cannot_share_keys_keeps_what_is_planned(monkeypatch) -> None:
+    """The path of the record's PyTorch, with one row, where sdpa can stand in."""
+    from torch.nn.attention import varlen
+
+    from helpers import memory
+
+    def kernel(query, key, value, _, __, ___, ____, *, scale=None, is_causal=False):
+        assert query.shape == key.shape == value.shape
+        states = (x.transpose(0, 1)[None] for x in (query, key, value))
+        return torch.nn.functional.scaled_dot_product_attention(
+            *states, scale=scale, is_causal=is_causal
+        )[0].transpose(0, 1)
+
+    monkeypatch.setattr(varlen, "varlen_attn", kernel)
+    monkeypatch.setattr(gpu, "varlen_agrees", lambda: True)
+    assert gpu.register_packed_attention() == "varlen"
+    case = gpu.Case(0, "qlora", "ours", length=48, batch=1, steps=1)
+    seen = (kept_for_backward(case, 3) - kept_for_backward(case, 1)) / 2 / 48
+    recipe = replace(gpu.recipe_of(case, [48]), attention="repeated")
+    assert memory.layer_bytes(gpu.shape_of(case), recipe) == seen
+
+
+@pytest.mark.parametrize("words", [5_000, 10_000])
+def test_a_chunked_loss_holds_twelve_bytes_for_each_of_its_logits(words: int) -> None:
+    from helpers import memory
+
+    states = torch.randn(512, 8, dtype=torch.bfloat16, requires_grad=True)
+    weight = torch.randn(words, 8, dtype=torch.bfloat16)
+    labels = torch.randint(0, words, (512,))
+    watched = [torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=watched, profile_memory=True) as seen:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss = gpu.chunked_loss(states, weight, labels)
+        loss.backward()
+    held = highest = 0
+    for event in seen.profiler.kineto_results.events():
+        held += event.nbytes() if event.name() == "[memory]" else 0
+        highest = max(highest, held)
+    shape = replace(gpu.shape_of(gpu.Case(0, "lora", "bare")), vocabulary=words)
+    recipe = memory.Recipe(method="lora", length=512, loss="chunked")
+    planned = memory.logit_bytes(shape, recipe)
+    assert highest == pytest.approx(planned, rel=0.02)
+
+
 def trained(case: gpu.Case) -> dict:
     gpu.register_packed_attention()
     row = gpu.measure(case)

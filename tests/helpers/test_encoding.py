@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -15,7 +16,9 @@ from helpers.encoding import (
     class_ids,
     encode,
     encode_prompts,
+    mix,
     render,
+    to_blocks,
     to_dataset,
 )
 from helpers.formats import DataError
@@ -724,3 +727,79 @@ def test_bad_labels_are_named_in_one_sentence(labels, message):
         class_ids(labels, names=["irony", "literal"])
     assert message in str(caught.value)
     assert str(caught.value).count("\n") == 0
+
+
+def corpus(word: int, rows: int, length: int) -> Encoded:
+    ids = [[word] * length for _ in range(rows)]
+    return Encoded(ids, [list(row) for row in ids], [], [])
+
+
+def test_mixing_fills_the_budget_by_shares_and_repeats():
+    parts = [(corpus(1, 100, 7), 0.8), (corpus(2, 100, 5), 0.2)]
+    mixed = mix(parts, 200, seed=3)
+    counts = [sum(len(r) for r in mixed.input_ids if r[0] == word) for word in (1, 2)]
+    assert counts == [161, 40]  # the last row is whole
+    assert mixed.labels == mixed.input_ids
+    assert mix(parts, 200, seed=3).input_ids == mixed.input_ids
+    assert mix(parts, 200, seed=4).input_ids != mixed.input_ids
+
+
+def test_a_part_without_a_share_gives_nothing():
+    mixed = mix([(corpus(1, 9, 7), 1.0), (corpus(2, 1, 5), 0.0)], 20)
+    assert {row[0] for row in mixed.input_ids} == {1}
+
+
+def test_a_text_of_one_line_is_too_short_for_its_share():
+    with pytest.raises(DataError, match="Text 2 is 1 rows of 5 tokens, fewer than its"):
+        mix([(corpus(1, 9, 7), 0.5), (corpus(2, 1, 5), 0.5)], 20)
+
+
+@pytest.mark.parametrize(
+    ("shares", "tokens", "complaint"),
+    [
+        ([], 5, "the shares are"),
+        ([0.5, 0.6], 5, "the shares are"),
+        ([1.5, -0.5], 5, "the shares are"),
+        ([1.0], 0, "tokens is 0"),
+    ],
+)
+def test_shares_that_are_none_are_refused(shares, tokens, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        mix([(corpus(1, 9, 7), share) for share in shares], tokens)
+
+
+def test_blocks_hold_every_token_once_and_in_order(tiny_tokenizer) -> None:
+    texts = ["the red ball", "where is the ball?", "one two three"]
+    blocks = to_blocks(texts, tiny_tokenizer, length=4)
+    stream = [id_ for block in blocks for id_ in block]
+    wanted = []
+    for text in texts:
+        ids = tiny_tokenizer(text, add_special_tokens=False)["input_ids"]
+        wanted += [tiny_tokenizer.bos_token_id, *ids, tiny_tokenizer.eos_token_id]
+    assert {len(block) for block in blocks} == {4}
+    assert stream == wanted[: len(stream)]
+    assert 0 <= len(wanted) - len(stream) < 4
+
+
+def test_blocks_without_special_tokens_hold_the_words_alone(tiny_tokenizer) -> None:
+    bare = copy.deepcopy(tiny_tokenizer)
+    bare.bos_token = bare.eos_token = None
+    ids = bare("the red ball", add_special_tokens=False)["input_ids"]
+    assert to_blocks(["the red ball"], bare, length=len(ids)) == [ids]
+
+
+@pytest.mark.parametrize(
+    ("texts", "length", "error", "said"),
+    [
+        (["the ball"], 64, DataError, "1 text with"),
+        (["the ball", "the box"], 64, DataError, "2 texts with"),
+        ([], 64, DataError, "0 texts with 0 tokens"),
+        (["the ball", ""], 4, DataError, "text 2 (index 1) is empty"),
+        (["the ball"], 1, ValueError, "length is 1"),
+    ],
+)
+def test_blocks_refuse_what_cannot_be_cut(
+    tiny_tokenizer, texts, length, error, said
+) -> None:
+    with pytest.raises(error, match=re.escape(said)):
+        to_blocks(texts, tiny_tokenizer, length=length)

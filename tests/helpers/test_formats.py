@@ -14,7 +14,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers import formats
-from helpers.formats import Conversion, DataError, Rejection, convert, detect, load
+from helpers.formats import (
+    Conversion,
+    DataError,
+    Rejection,
+    convert,
+    detect,
+    families,
+    load,
+    writing,
+)
+from helpers.formats import turns as turns_module
 
 ROOT = Path(__file__).resolve().parents[2]
 REAL = Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -102,7 +112,9 @@ def test_each_family_is_detected_and_converted(row, format, messages):
 
 
 def test_text_stays_text():
-    assert convert([{"text": " a\n"}]) == Conversion([{"text": " a\n"}], [], "text")
+    assert convert([{"text": " a\n"}]) == Conversion(
+        [{"text": " a\n"}], [], "text", "text"
+    )
 
 
 @pytest.mark.parametrize(
@@ -210,7 +222,7 @@ def test_faults_in_turns_name_the_turn(key, value, column):
     ]
     conversion = convert(rows, file="f.json")
     assert conversion.rows == [{"messages": EXCHANGE}]
-    known = "known are " + ", ".join(formats._ROLES)
+    known = "known are " + ", ".join(turns_module.ROLES)
     assert reasons(conversion) == [
         (2, f"{column}[2].{key}", f"is the unknown role 'bard': {known}"),
         (3, f"{column}[2].{key}", "is null"),
@@ -251,12 +263,9 @@ def test_text_parts_are_joined():
 @pytest.mark.parametrize(
     ("part", "label", "reason"),
     [
-        (
-            {"type": "image_url"},
-            "[0]",
-            "is not a text part, and only text is converted",
-        ),
-        ("Yo", "[0]", "is not a text part, and only text is converted"),
+        ({"type": "gif"}, "[0]", "is neither a text part nor one of media"),
+        ({"type": ["text"]}, "[0]", "is neither a text part nor one of media"),
+        ("Yo", "[0]", "is neither a text part nor one of media"),
         ({"type": "text"}, "[0].text", "is not text"),
         ({"type": "text", "value": 5}, "[0].value", "is not text"),
         ({"type": "text", "text": " "}, "", "is blank"),
@@ -361,11 +370,6 @@ def test_system_twice():
         ({"text": " "}, "text", "is blank"),
         ({"text": {1}}, "text", "is a set, not text"),
         ({"text": "a\ud800"}, "text", "holds half a surrogate pair at character 1"),
-        (
-            {**MESSAGES, "images": ["a.png"]},
-            "images",
-            "holds media, which a text-only row would lose",
-        ),
     ],
 )
 def test_rejected_rows_name_field_and_reason(row, field, reason):
@@ -485,24 +489,30 @@ def test_evidence_counts_rows():
 
 
 @pytest.mark.parametrize(
-    ("row", "format"),
+    ("row", "format", "other"),
     [
-        ({**ALPACA, "chosen": "a", "rejected": "b"}, "alpaca"),
-        ({**MESSAGES, "label": True}, "messages"),
+        ({**ALPACA, "chosen": "a", "rejected": "b"}, "alpaca", "preference"),
+        ({**MESSAGES, "label": True}, "messages", "labelled"),
     ],
 )
-def test_preferences_are_not_taken_for_supervised_rows(row, format):
-    with pytest.raises(DataError, match=r"or preference \(.*pass format='\w+'\.$"):
+def test_preferences_are_not_taken_for_supervised_rows(row, format, other):
+    with pytest.raises(DataError) as error:
         detect([row])
-    assert convert([row], format=format).rows == convert([{**row}], format=format).rows
+    assert f" or {other} (" in str(error.value)
+    assert str(error.value).endswith(f"pass format='{format}' or format='{other}'.")
+    assert convert([row], format=format).format == format
+    # What is asked for can settle it.
+    assert convert([row], to="preference").format == other
 
 
-def test_preferences_alone_are_named():
+def test_preferences_alone_ask_what_to_make_of_them():
     row = {"prompt": "Hi", "chosen": "a", "rejected": "b"}
-    with pytest.raises(DataError, match=r"^the data is preference .*not converted"):
-        detect([row])
-    with pytest.raises(DataError, match="'preference' is not known"):
-        convert([row], format="preference")
+    assert detect([row]) == "preference"
+    for format in (None, "preference"):
+        with pytest.raises(
+            DataError, match="data is preference: pass to='preference' .*"
+        ):
+            convert([row], format=format)
 
 
 def test_columns_without_values_speak_for_nothing():
@@ -517,7 +527,7 @@ def test_columns_without_values_speak_for_nothing():
         {"id": 1},
         {"prompt": "no answer"},
         {"instruction": "x", "instances": []},
-        {"conversations": ["bare", "strings"]},
+        {"conversations": [5, 6]},
         {"text": "spam", "label": 1},
         {"chosen": "a"},
         {f"column {n}": "x" for n in range(30)},
@@ -697,12 +707,12 @@ def test_large_table_fields_and_the_csv_limit(write):
         ("a.json", b'[\n{"text": "a"}', "half-written JSON"),
         ("a.jsonl", b'[{"text": "a"}, {"te', "half-written JSON"),
         ("a.json", b'{\n "text": "a', "half-written JSON"),
-        ("a.json", b'[\n{"text": "a"}\n]\nmore', "more text after its end in line 3"),
-        ("a.json", b"[" * 100_000, r"JSON \(nested too deeply\)"),
+        ("a.json", b'[\n{"text": "a"}\n]\nmore', "more text after its end in line 4"),
+        ("a.json", b"[" * 100_000, r"JSON \(nested too deeply at line 1"),
         ("a.json", b'"text"', "holds only text"),
         ("a.json", b"5", "holds only a number"),
         ("a.txt", b"Once upon a time", "neither JSON nor JSON Lines: name it .csv"),
-        ("a.conll", b"010 I-MISC\nis O\n", "is neither JSON nor JSON Lines"),
+        ("a.txt", b"010 I-MISC\nis so\n", "is neither JSON nor JSON Lines"),
         ("a.jsonl", b"no\njson\n", "no row that is an object .*: row 1 is not JSON"),
         ("a.csv", b"text,text\na,b\n", r"in line 1 \(the column 'text' comes twice\)"),
         ("a.csv", b'"text"x,b\na,b\n', r"header in line 1 \(is not valid CSV"),
@@ -744,15 +754,15 @@ def test_git_lfs_pointer(tmp_path, name):
 def test_missing_file_folder_and_unreadable_name(tmp_path, monkeypatch):
     with pytest.raises(DataError, match="no.json does not exist"):
         load(tmp_path / "no.json")
-    with pytest.raises(DataError, match="is a folder"):
+    with pytest.raises(DataError, match="is a folder without data files"):
         load(tmp_path)
     with pytest.raises(DataError, match=r"'a\\x00b' cannot be read \(.*null"):
         load("a\0b")
 
-    def refuse(self):
+    def refuse(self, *_, **__):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self))
 
-    monkeypatch.setattr(Path, "read_bytes", refuse)
+    monkeypatch.setattr(Path, "open", refuse)
     with pytest.raises(DataError, match=r"cannot be read \(Permission denied\)"):
         load(tmp_path / "no.json")
 
@@ -805,7 +815,7 @@ def test_failed_write_leaves_everything_as_it_was(
             handle = real(self, *args, **options)
             handle.write("half a li")
             handle.flush()
-            monkeypatch.setattr(formats, "_line", no_space)
+            monkeypatch.setattr(writing, "_ENCODE", no_space)
             return handle
 
         monkeypatch.setattr(Path, "open", full)
@@ -879,7 +889,7 @@ VALUE = st.text(max_size=6) | st.lists(TURN | JSON, max_size=3) | JSON
 LIKELY = st.dictionaries(
     st.sampled_from([*COLUMNS, "images", "id"]), VALUE, min_size=1, max_size=4
 )
-FORMAT = st.sampled_from([None, *formats._convertible()])
+FORMAT = st.sampled_from([None, *families.convertible()])
 steady = settings(max_examples=150, deadline=None, derandomize=True, database=None)
 
 
@@ -902,10 +912,11 @@ def check(conversion: Conversion, rows: list) -> None:
 @steady
 @given(st.lists(LIKELY | JSON, max_size=4), FORMAT, st.booleans())
 def test_any_rows_convert_or_are_reported(rows, format, keep_meta):
+    to = "preference" if format in {"preference", "labelled"} else None
     try:
-        conversion = convert(rows, format=format, keep_meta=keep_meta)
+        conversion = convert(rows, format=format, to=to, keep_meta=keep_meta)
     except DataError:
-        assert format is None
+        assert format in {None, "tags"}  # tags may be of no scheme
         return
     check(conversion, rows)
 
@@ -984,11 +995,11 @@ def count(path: Path) -> int:
         ("sharegpt_single_object_axolotl.json", "sharegpt", 1, 0),
         ("sharegpt_missingturns_axolotl.json", "sharegpt", 0, 1),
         ("sharegpt_tools_glaive.json", "sharegpt", 100, 0),
-        ("mm_llava_qwen_images.json", "sharegpt", 0, 3),
+        ("mm_llava_qwen_images.json", "sharegpt", 3, 0),
         ("messages_openai_toy.jsonl", "messages", 5, 0),
         ("messages_toplevel_system_anthropic.jsonl", "messages", 150, 0),
         ("messages_typed_parts_lossweight.jsonl", "messages", 100, 0),
-        ("mm_llamafactory_images.json", "messages", 0, 6),
+        ("mm_llamafactory_images.json", "messages", 6, 0),
         ("text_only_c4.jsonl", "text", 80, 0),
     ],
 )
@@ -1027,12 +1038,7 @@ def test_real_contents():
             "alpaca .* or preference .*'rejected' in 300 of 300",
         ),
         ("pref_conversations_dpo_en.json", "sharegpt .* or preference"),
-        ("pref_kto_en.json", "messages .* or preference"),
-        ("ner_wikigold_io.conll", "neither JSON nor JSON Lines"),
-        (
-            "ifeval_input_data.jsonl",
-            "fits no known format with the columns 'key', 'prom",
-        ),
+        ("pref_kto_en.json", "messages .* or labelled"),
     ],
 )
 def test_real_files_that_need_a_decision(name, message):

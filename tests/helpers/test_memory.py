@@ -467,7 +467,7 @@ PUBLISHED = {
         0,
         GIB,
         8.5,
-        8.4,
+        5.6,
     ),
     "torchtune 3B QLoRA offloaded": (
         "Llama-3.2-3B",
@@ -475,7 +475,7 @@ PUBLISHED = {
         0,
         GIB,
         4.6,
-        16.7,
+        11.4,
     ),
     "PEFT LoRA r32": ("Llama-3.2-3B", replace(PEFT, rank=32), 0, GIB, 20.8, 1.7),
     "PEFT rsLoRA r64": ("Llama-3.2-3B", replace(PEFT, rank=64), 0, GIB, 21.0, 1.3),
@@ -657,12 +657,52 @@ def test_losses_by_what_they_hold() -> None:
         for loss in ("fused", "chunked", "full")
     }
     assert bytes_of["full"] == 18 * 4096 * 128_256
-    assert bytes_of["chunked"] * 8 == bytes_of["full"]
+    assert bytes_of["chunked"] * 8 == 12 * 4096 * 128_256
+    assert bytes_of["fused"] == 2 * 4096 * 32_768 + (4 + 4) * 4096 * shape.hidden
     assert bytes_of["fused"] < bytes_of["chunked"]
     bare = replace(whole, autocast=False)
     assert memory.logit_bytes(shape, bare) == 14 * 4096 * 128_256
     single = replace(whole, compute="float32")
     assert memory.logit_bytes(shape, single) == 16 * 4096 * 128_256
+
+
+def test_the_tile_is_trls() -> None:
+    from trl.kernels import chunked_logprob
+    from trl.trainer import utils
+
+    theirs = chunked_logprob.TOKEN_CHUNK_SIZE, utils._CHUNKED_LOGPROB_CHUNK_SIZE
+    assert theirs == memory.TILE
+
+
+def test_a_loss_by_pieces_adds_up_the_heads_gradient() -> None:
+    """TRL in float32 whatever the weight is, a checkpointed one in its copy's dtype."""
+    shape = public("Llama-3.2-1B")
+    table = parameters(shape)["embedding"]
+
+    def added(**changes) -> float:
+        recipe = Recipe(method="full", length=8, **changes)
+        held = plan(shape, recipe).moments["loss"]["logits"]
+        return (held - memory.logit_bytes(shape, recipe)) / table
+
+    assert added(loss="full") == 0
+    assert added() == 4
+    assert added(weights="bfloat16") == 4 + 2
+    assert added(loss="chunked") == 2
+    assert added(loss="chunked", compute="float32") == 4
+    assert added(loss="chunked", weights="bfloat16") == 2
+
+
+def test_repeated_keys_and_values_cost_what_sdpa_does_without_its_mask() -> None:
+    shape = public("Llama-3.1-8B")
+    each = {
+        name: layer_bytes(shape, Recipe(attention=name))
+        for name in ("flash", "repeated", "sdpa")
+    }
+    assert each["repeated"] == each["sdpa"]
+    assert each["repeated"] - each["flash"] == 2 * 2 * (shape.queries - shape.keys)
+    open_ = Recipe(attention="repeated", checkpointing=False, length=512)
+    masked = replace(open_, attention="sdpa")
+    assert plan(shape, masked).peak - plan(shape, open_).peak == 512**2
 
 
 def test_sdpa_with_padding_costs_mask_and_repeated_keys() -> None:
@@ -686,11 +726,14 @@ def test_eager_attention_peaks_in_the_scores_of_long_rows() -> None:
 def test_copies_of_weights_under_autocast() -> None:
     shape = public("Llama-3.2-1B")
     linear, table = parameters(shape)["linear"], parameters(shape)["embedding"]
-    full = plan(shape, Recipe(method="full", length=8), context=0)
+    full = plan(shape, Recipe(method="full", length=8, loss="full"), context=0)
     assert full.moments["loss"]["other"] == 2 * (linear + table)
+    fused = plan(shape, Recipe(method="full", length=8), context=0)
+    tile = 2 * 32_768 * shape.hidden  # TRL casts what it multiplies with
+    assert fused.moments["loss"]["other"] == 2 * linear + tile
     one = full.moments["first layer backward"]["other"]
     assert one == 2 * linear / shape.layers
-    frozen = Recipe(method="lora", weights="float32", length=8)
+    frozen = Recipe(method="lora", weights="float32", length=8, loss="full")
     assert plan(shape, frozen, context=0).moments["loss"]["other"] == 2 * table
     open_ = replace(frozen, checkpointing=False)
     assert plan(shape, open_, context=0).moments["loss"]["other"] == (
@@ -717,7 +760,7 @@ recipes = st.builds(
     dropout=st.sampled_from([0.0, 0.1]),
     optimizer=st.sampled_from(["adamw", "adamw_8bit", "sgd"]),
     checkpointing=st.booleans(),
-    attention=st.sampled_from(["flash", "sdpa", "eager"]),
+    attention=st.sampled_from(["flash", "repeated", "sdpa", "eager"]),
     loss=st.sampled_from(["fused", "chunked", "full"]),
     compute=st.sampled_from(["bfloat16", "float32"]),
     autocast=st.booleans(),

@@ -15,6 +15,7 @@ from helpers.metrics import (
     bits_per_byte,
     classification,
     copy_baseline,
+    entities,
     exact_match,
     majority_baseline,
     perplexity,
@@ -271,6 +272,66 @@ def test_copying_the_input():
     assert copy_baseline(["A b"], ["a b"]) == [False]
     with pytest.raises(ValueError, match="found 2 inputs but 1 references"):
         copy_baseline(["a", "b"], ["a"])
+
+
+# entities
+
+TAG = st.sampled_from(["O", "B-A", "I-A", "B-B", "I-B"])
+ROWS = st.lists(
+    st.lists(st.tuples(TAG, TAG), min_size=1, max_size=8), min_size=1, max_size=6
+)
+
+
+@law
+@given(ROWS)
+def test_entities_are_scored_as_seqeval_does(rows):
+    from seqeval.metrics import f1_score as entity_f1
+    from seqeval.metrics import precision_score, recall_score
+    from seqeval.scheme import IOB2
+
+    true = [[pair[0] for pair in row] for row in rows]
+    said = [[pair[1] for pair in row] for row in rows]
+    found = entities(true, said)
+    library = {"mode": "strict", "scheme": IOB2, "zero_division": 0}
+    counts = np.sum(found["rows"], axis=0)
+    if counts[1:].all():  # seqeval refuses to score where one side has no entity
+        assert found["f1"] == pytest.approx(entity_f1(true, said, **library))
+        assert found["recall"] == pytest.approx(recall_score(true, said, **library))
+        precision = precision_score(true, said, **library)
+        assert found["precision"] == pytest.approx(precision)
+    else:
+        assert found["f1"] == 0
+    assert sum(kind["count"] for kind in found["types"].values()) == counts[2]
+
+
+def test_an_entity_is_right_only_as_a_whole_and_by_its_type():
+    true = [["B-HERO", "I-HERO", "O", "B-PLACE"], ["O", "B-HERO"]]
+    said = [["B-HERO", "O", "O", "B-PLACE"], ["I-HERO", "B-PLACE"]]
+    found = entities(true, said)
+    assert found["rows"] == [(1, 2, 2), (0, 1, 1)]  # the lone I-HERO is none
+    assert (found["precision"], found["recall"]) == (1 / 3, 1 / 3)
+    assert found["types"]["PLACE"]["precision"] == 1 / 2
+    assert found["types"]["HERO"] == {
+        "precision": 0.0,
+        "recall": 0.0,
+        "f1": 0.0,
+        "count": 2,
+    }
+
+
+@pytest.mark.parametrize(
+    ("true", "said", "message"),
+    [
+        ([["O"]], [], "found 1 true but 0 predicted|predicted is empty"),
+        ([["O", "O"]], [["O"]], "row 0 has 2 true tags but 1 predicted ones"),
+        ([["O"]], [["HERO"]], "predicted holds a tag that is not IOB2"),
+        ([[""]], [["O"]], "true holds a tag that is not IOB2"),
+        ([["E-HERO"]], [["O"]], "true holds a tag that is not IOB2"),
+    ],
+)
+def test_tags_that_are_none(true, said, message):
+    with pytest.raises(ValueError, match=message):
+        entities(true, said)
 
 
 # What all metrics of answers refuse

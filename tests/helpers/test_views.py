@@ -21,13 +21,16 @@ from matplotlib.image import imread
 
 from helpers.views import (
     answers_table,
+    box_rows,
     interval_plot,
     interval_text,
     learning_curve,
+    pareto,
     records_table,
     stacked_bars,
     style,
     token_view,
+    trade_off,
 )
 
 law = settings(derandomize=True, deadline=None, database=None, max_examples=60)
@@ -514,6 +517,99 @@ def test_stacked_bars_of_nothing():
 def test_stacked_bars_say_what_they_found(rows, message):
     with pytest.raises(ValueError, match=message):
         stacked_bars(rows)
+
+
+TECHNIQUES = {
+    "prompt": {"it reads": [("text", "given")], "weights": [("model", "frozen")]},
+    "LoRA": {
+        "it reads": [("text", "given"), ("$x", "given")],
+        "weights": [("model", "frozen"), ("A × B", "trained")],
+    },
+}
+
+
+def test_box_rows_draw_a_box_for_each_part_and_a_legend_of_kinds():
+    figure = box_rows(TECHNIQUES, title="What is trained")
+    axes = figure.axes[0]
+    assert len(axes.patches) == 6
+    assert [text.get_text() for text in axes.texts] == [
+        *("text", "model", "text", r"\$x", "model", "A × B"),
+        *("it reads", "weights"),
+    ]
+    assert legend_of(figure) == ["given", "frozen", "trained"]
+    looks = {(p.get_facecolor(), p.get_hatch()) for p in axes.patches}
+    assert len(looks) == 3
+    starts = [patch.get_x() for patch in axes.patches]
+    assert starts[1] == starts[4] > starts[3] + axes.patches[3].get_width()
+    assert figure.alt == (
+        "What is trained. prompt: it reads text (given), weights model (frozen); "
+        "LoRA: it reads text (given) + $x (given), weights model (frozen) + A × B "
+        "(trained)."
+    )
+    drawn(figure)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ({}, "rows is empty"),
+        ({"a": {}}, "groups is empty"),
+        ({"a": {"x": []}}, "boxes is empty"),
+        ({"a": {"x": [("b", "c")]}, "d": {"y": []}}, "the row 'd' has groups"),
+    ],
+)
+def test_box_rows_say_what_they_found(rows, message):
+    with pytest.raises(ValueError, match=message):
+        box_rows(rows)
+
+
+POINTS = {
+    "prompt": (0, 0.4, 0.3, 0.5),
+    "LoRA": (100, 0.7, 0.6, 0.8),
+    "waste": (200, 0.6, 0.5, 0.7),
+    "full": (1000, 0.8, 0.7, 0.9),
+}
+
+
+def test_trade_off_draws_the_front_and_names_it_first():
+    figure = trade_off(
+        POINTS, x_label="parameters", y_label="accuracy", baselines={"majority": 0.33}
+    )
+    axes = figure.axes[0]
+    (front,) = [line for line in axes.lines if line.get_linestyle() == "--"][:1]
+    assert front.get_xydata().tolist() == [[10, 0.4], [100, 0.7], [1000, 0.8]]
+    assert axes.get_xscale() == "log"
+    assert sorted(text.get_text() for text in axes.texts) == sorted(POINTS)
+    assert figure.alt == (
+        "accuracy by parameters. prompt (on the front): 0.4 for 0; LoRA (on the "
+        "front): 0.7 for 100; full (on the front): 0.8 for 1,000; waste: 0.6 for 200; "
+        "majority: 0.33 throughout."
+    )
+    drawn(figure)
+
+
+def test_trade_off_on_a_linear_scale_without_any_cost():
+    figure = trade_off({"a": (0, 1, 1, 1)}, scale="linear", title="Free")
+    assert figure.axes[0].lines[0].get_xydata().tolist() == [[0, 1]]
+    assert figure.alt == "Free. gain by cost. a (on the front): 1 for 0."
+    assert not figure.legends
+    drawn(figure)
+
+
+@pytest.mark.parametrize(
+    "point",
+    [(-1, 0, 0, 0), (math.inf, 0, 0, 0), (1, math.nan, 0, 0), (1, 2, 0, 1)],
+)
+def test_trade_off_says_which_point_is_wrong(point):
+    with pytest.raises(ValueError, match="the point 'a' has cost"):
+        trade_off({"a": point})
+    with pytest.raises(ValueError, match="points is empty"):
+        trade_off({})
+
+
+def test_pareto_keeps_equals_and_drops_what_is_dearer_or_gains_less():
+    same = {"a": (1, 1), "b": (1, 1), "dear": (2, 1), "weak": (1, 0.5), "free": (0, 0)}
+    assert pareto(same) == ["free", "a", "b"]
 
 
 def test_style_is_what_matplotlib_takes_and_changes_nothing_by_itself():
