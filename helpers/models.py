@@ -71,7 +71,8 @@ def load(
         ModelError: if a folder or a part of it is missing or unreadable, if the
             tokenizer knows more tokens than the model has rows, if the adapter
             does not fit the model or was stamped with another base, or if bitsandbytes
-            is missing or cannot compute in four bits on the device.
+            is missing or cannot compute in four bits on the device, or not with rows as
+            wide as the model's.
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -107,6 +108,7 @@ def load(
     set_pad(tokenizer)
     tokenizer.padding_side = "left"
     if stored:
+        _check_blocks(network, source)
         network.quantized_from = (source, fingerprint(network))
     if adapter is not None:
         network = _with_adapter(network, Path(adapter))
@@ -323,6 +325,32 @@ def _require_four_bits(device: str | torch.device) -> None:
             f"bitsandbytes has no kernel for four bits on {device} "
             f"({_reason(error)}); choose another device, or go on without: {still}."
         ) from error
+
+
+def _check_blocks(model: PreTrainedModel, source: str) -> None:
+    """Refuse widths that bitsandbytes does not put back as they were.
+
+    On a CPU with AVX-512, version 0.50.2 takes another block's scale where a row is
+    no whole number of blocks, and says nothing.
+    """
+    import torch
+    from bitsandbytes import functional
+    from bitsandbytes.nn import Linear4bit
+
+    layers = [part for part in model.modules() if isinstance(part, Linear4bit)]
+    for width in sorted({layer.in_features for layer in layers}):
+        places = torch.arange(16 * width, device=model.device)
+        scales = 4.0 ** (places // 64 % 5)  # no two neighbours have the same
+        weight = ((places * 1.7).sin() * scales).reshape(16, width)
+        back = functional.dequantize_4bit(
+            *functional.quantize_4bit(weight, quant_type="nf4")
+        )
+        if (back - weight).norm() > 0.15 * weight.norm():
+            raise ModelError(
+                f"{source} has layers with {width} inputs, and on {model.device} "
+                "bitsandbytes puts rows of that width into four bits wrongly; use a "
+                "GPU, a width that is a multiple of 64, or no quantization."
+            )
 
 
 # ------------------------------------------------------------------------ loading

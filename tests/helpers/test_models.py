@@ -603,3 +603,18 @@ def test_without_a_kernel_it_names_the_device(folder, monkeypatch):
     monkeypatch.setattr(functional, "quantize_4bit", no_kernel)
     with pytest.raises(ModelError, match="no kernel for four bits on cpu .no such"):
         load(folder, quantization="nf4", device="cpu")
+
+
+def test_rows_that_the_kernel_puts_back_wrongly_are_refused(folder, monkeypatch):
+    from bitsandbytes import functional
+
+    right = functional.dequantize_4bit
+
+    def shifted(packed, state):  # each block gets its neighbour's scale
+        state.absmax = state.absmax.roll(1)
+        return right(packed, state)
+
+    load(folder, quantization="nf4", device="cpu")
+    monkeypatch.setattr(functional, "dequantize_4bit", shifted)
+    with pytest.raises(ModelError, match="64 inputs, and on cpu bitsandbytes puts"):
+        load(folder, quantization="nf4", device="cpu")
