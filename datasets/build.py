@@ -23,6 +23,7 @@ import make_entities  # noqa: E402
 import make_general  # noqa: E402
 import make_instructions  # noqa: E402
 import make_irony  # noqa: E402
+import make_messy  # noqa: E402
 import make_recipes  # noqa: E402
 
 FOLDER = Path(__file__).parent
@@ -38,17 +39,22 @@ DOMAINS: dict[str, tuple[Maker, int]] = {
 }
 SAMPLE_OF = {"general": "sample", "irony": "train", "instructions": "train"}
 SAMPLE_OF |= {"comics": "sample", "recipes": "sample", "entities": "train"}
+SAMPLE_OF["messy"] = "planted"
 MARKS = ("<!-- sample -->\n", "<!-- /sample -->")
 INK = str.maketrans("", "", string.punctuation + string.whitespace)
 
 
-def write(path: Path, rows: Iterable[dict]) -> int:
-    """Writes rows as JSON Lines and returns how many there were."""
+def write(path: Path, rows: Iterable[dict | str]) -> int:
+    """Writes rows as JSON Lines and returns how many there were.
+
+    A row that is a string is a line as it is to stand there, broken on purpose.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     count = 0
     with path.open("w", encoding="utf-8", newline="\n") as file:
         for row in rows:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            line = row if isinstance(row, str) else json.dumps(row, ensure_ascii=False)
+            file.write(line + "\n")
             count += 1
     return count
 
@@ -82,9 +88,9 @@ def held_out(make: Maker, known: Iterable[str], count: int) -> list[dict]:
     return [{"text": text} for text in islice(found.values(), count)]
 
 
-def cell(value: str | list[str]) -> str:
+def cell(value: str | int | list[str]) -> str:
     """Returns a field as it stands in a table."""
-    text = value if isinstance(value, str) else " ".join(value)
+    text = " ".join(value) if isinstance(value, list) else str(value)
     return text.replace("\n", "<br>").replace("|", "\\|")
 
 
@@ -103,9 +109,9 @@ def write_sample(card: Path, rows: list[dict]) -> None:
     card.write_text(text, encoding="utf-8", newline="\n")
 
 
-def files() -> dict[str, Iterable[dict]]:
+def files() -> dict[str, Iterable[dict | str]]:
     """Returns the rows of each committed file that is built."""
-    built = {
+    built: dict[str, Iterable[dict | str]] = {
         "general/sample.jsonl": texts(make_general.documents, 300, SEED),
         "general/practice_sample.jsonl": (
             {"text": text}
@@ -122,8 +128,11 @@ def files() -> dict[str, Iterable[dict]]:
         built[f"entities/{split}.jsonl"] = make_entities.rows(split)
     for split in make_irony.SIZES:
         built[f"irony/{split}.jsonl"] = make_irony.rows(split)
-    for split, rows in make_instructions.splits().items():
+    instructions = make_instructions.splits()
+    for split, rows in instructions.items():
         built[f"instructions/{split}.jsonl"] = rows
+    for name, rows in make_messy.files(instructions).items():
+        built[f"messy/{name}.jsonl"] = rows
     return built
 
 

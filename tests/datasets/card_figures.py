@@ -29,6 +29,7 @@ for folder in (ROOT, Path(__file__).parent, DATASETS):
 
 MARKS = ("<!-- figures -->\n", "<!-- /figures -->")
 CARDS = ("general", "irony", "instructions", "comics", "recipes", "entities")
+CARDS += ("messy",)
 Rows = list[dict[str, str]]
 
 
@@ -403,6 +404,26 @@ def entities() -> str:
 
 TAGGED = ("dev", "test")
 
+# --- the messy file -------------------------------------------------------------------
+
+
+def messy() -> str:
+    """Returns what was planted in the messy file, by kind, and the files' sizes."""
+    planted = rows("messy/planted")
+    counts = Counter((row["mistake"], row["rule"]) for row in planted)
+    sizes = []
+    for name in ("rows", "test", "planted"):
+        text = (DATASETS / f"messy/{name}.jsonl").read_text(encoding="utf-8")
+        sizes.append([f"`{name}.jsonl`", len(text.splitlines())])
+    kinds = [[m, count, r and f"`{r}`"] for (m, r), count in sorted(counts.items())]
+    listed = "".join(f"| {kind} | {count} | {rule} |\n" for kind, count, rule in kinds)
+    return (
+        table(["file", "lines"], sizes)
+        + "\n| mistake | rows | found by |\n| --- | ---: | --- |\n"
+        + listed
+    )
+
+
 FIGURES = {
     "general": general,
     "irony": irony,
@@ -410,6 +431,7 @@ FIGURES = {
     "comics": comics,
     "recipes": recipes,
     "entities": entities,
+    "messy": messy,
 }
 
 
