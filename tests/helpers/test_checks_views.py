@@ -451,9 +451,12 @@ def test_no_false_alarm_on_the_projects_own_rows(path: Path) -> None:
 
 def test_no_false_alarm_on_the_projects_own_code() -> None:
     found = [*(ROOT / "notebooks").glob("*.ipynb"), *(ROOT / "benchmarks").glob("*.py")]
+    # notebook 02 shows this mistake on purpose, before it shows what to do instead
+    shown = {"02_adaptive_tuning.ipynb": {"new-tokens-untrained"}}
     for path in found:
         report = checks.check(config=path)
-        assert not report.count("error"), (path.name, report.findings)
+        errors = {f.rule.id for f in report.findings if f.rule.severity == "error"}
+        assert errors == shown.get(path.name, set()), (path.name, report.findings)
 
 
 def sound_rows(path: Path) -> list:

@@ -617,7 +617,9 @@ def test_of_two_writers_one_wins(tmp_path):
 
 
 ENDLESS = """
-import sys, time
+import signal, sys, time
+# a job in the background inherits that Ctrl-C is ignored
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from helpers import formats
 def rows():
     n = 0
