@@ -4,12 +4,14 @@
 
 Writes results/qlora.json: exact match on new rows and new wordings by technique, rank
 and target modules, each pair's difference over seeds, and how far the answers of the
-QLoRA adapter move when it is put on the 16-bit base.
+QLoRA adapter move when it is put on the 16-bit base. LoRA's learning rate, the best on
+training rows left out, is taken for all: what is compared is the base alone.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -20,7 +22,7 @@ from helpers import models
 
 SEEDS = range(5)
 ROWS = 3000
-RATE = 5e-3
+RATES = (2e-3, 5e-3, 1e-2)
 COMMAND = "python benchmarks/qlora.py"
 SPLITS = ("new_rows", "new_wordings")
 MOVED = "QLoRA r 16, adapter on the 16-bit base"
@@ -84,17 +86,18 @@ def with_adapter(model, variant: Variant, seed: int):
     return get_peft_model(model, config)
 
 
-def train(variant: Variant, seed: int, *, rows: int = ROWS, **changes: object):
-    """Returns the tuned model, its tokenizer and the trainer."""
+def train(
+    variant: Variant, chosen: list[dict], seed: int, *, rate: float, **changes: object
+):
+    """Returns the model tuned on rows, its tokenizer and the trainer."""
     model, tokenizer = base(variant.four_bits)
     model = with_adapter(model, variant, seed)
-    chosen = tuning.shuffled(tuning.read("train"), seed)[:rows]
     trainer = tuning.train(
         model,
         tokenizer,
         tuning.encode(chosen, tokenizer),
         seed=seed,
-        rate=RATE,
+        rate=rate,
         **({"bf16": False} | changes),
     )
     return model, tokenizer, trainer
@@ -119,10 +122,16 @@ def moved(model, tokenizer, limit: int | None) -> dict[str, float]:
 
 
 def run(
-    variant: Variant, seed: int, *, rows: int = ROWS, limit: int | None = None
+    variant: Variant,
+    seed: int,
+    *,
+    rate: float,
+    rows: int = ROWS,
+    limit: int | None = None,
 ) -> dict:
     """Tunes one variant with one seed and asks the tests."""
-    model, tokenizer, trainer = train(variant, seed, rows=rows)
+    chosen = tuning.shuffled(tuning.read("train"), seed)[:rows]
+    model, tokenizer, trainer = train(variant, chosen, seed, rate=rate)
     found: dict = asked(model, tokenizer, limit)
     found["trainable"] = models.count_parameters(model)["trainable"]
     found["weight_bytes"] = models.footprint(model)
@@ -132,25 +141,31 @@ def run(
     return found
 
 
-def rows_of(runs: dict[str, list[dict]], *, rows: int, seeds: Sequence[int]) -> list:
+def rows_of(
+    runs: dict[str, list[dict]], *, rows: int, seeds: Sequence[int], **searched: object
+) -> list:
     """Returns the record's rows of all runs, by variant and seed."""
     made = []
     for name, found in runs.items():
-        common = {"technique": name, "rows": rows, "seeds": list(seeds)}
+        common = {"technique": name, "rows": rows, "seeds": list(seeds)} | searched
         common["trainable_parameters"] = found[0]["trainable"]
         common["weight_bytes"] = found[0]["weight_bytes"]
         common["train_seconds"] = [one["seconds"] for one in found]
         for split in SPLITS:
             values = [one[split] for one in found]
             made.append(
-                common | {"split": split, "metric": "exact match"} | over(values)
+                common
+                | {"split": split, "metric": "exact match"}
+                | tuning.over_seeds(values)
             )
     lora, qlora = (runs[variant.name] for variant in VARIANTS[:2])
     for split in SPLITS:
         common = {"split": split, "rows": rows, "seeds": list(seeds)}
         values = [one["moved"][split] for one in qlora]
         made.append(
-            common | {"technique": MOVED, "metric": "exact match"} | over(values)
+            common
+            | {"technique": MOVED, "metric": "exact match"}
+            | tuning.over_seeds(values)
         )
         pairs = [
             four[split] - full[split] for four, full in zip(qlora, lora, strict=True)
@@ -158,22 +173,9 @@ def rows_of(runs: dict[str, list[dict]], *, rows: int, seeds: Sequence[int]) -> 
         made.append(
             common
             | {"technique": "QLoRA less LoRA", "metric": "difference, paired by seed"}
-            | over(pairs, least=-1.0)
+            | tuning.over_seeds(pairs, least=-1.0)
         )
     return made
-
-
-def over(values: Sequence[float], *, least: float = 0.0) -> dict:
-    """Returns mean, Student's interval over seeds and the values."""
-    from helpers import statistics
-
-    mean, low, high = statistics.over_seeds(values)
-    return {
-        "value": round(mean, 4),
-        "low": round(max(least, low), 4),
-        "high": round(min(1.0, high), 4),
-        "per_seed": [round(value, 4) for value in values],
-    }
 
 
 def main() -> None:
@@ -181,14 +183,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.parse_args()
     path = tuning.kept("qlora")
+    rate, tried = tuning.chosen_rate(
+        path,
+        RATES,
+        lambda rows, rate: train(VARIANTS[0], rows, tuning.SEARCH, rate=rate)[:2],
+        rows=ROWS,
+        name=VARIANTS[0].name,
+    )
     runs: dict[str, list[dict]] = {}
     for variant in VARIANTS:
         for seed in SEEDS:
-            key = f"{variant.name} {seed}"
-            one = tuning.resumed(path, key, lambda v=variant, s=seed: run(v, s))
+            key = f"{variant.name}, rate {rate:g}, seed {seed}"
+            work = functools.partial(run, variant, seed, rate=rate)
+            one = tuning.resumed(path, key, work)
             runs.setdefault(variant.name, []).append(one)
             print(f"qlora: {key}: {one}", flush=True)
-    rows = rows_of(runs, rows=ROWS, seeds=SEEDS)
+    rows = rows_of(runs, rows=ROWS, seeds=SEEDS, rate=rate, rates_tried=tried)
     records.write("qlora", rows, command=COMMAND, **tuning.hashes())
 
 

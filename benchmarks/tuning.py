@@ -13,6 +13,8 @@ from helpers import encoding, generation, metrics, models, statistics
 
 DATA = ROOT / "datasets" / "instructions"
 BATCH = 32  # rows a step
+SEARCH = 100  # the seed of the order in which rates are tried: no run has it
+DEV_ROWS = 400  # training rows left out to choose a rate on
 
 
 def read(split: str) -> list[dict]:
@@ -121,12 +123,48 @@ def right(answers: Sequence[generation.Answer], rows: Sequence[dict]) -> list[bo
     )
 
 
-def over_seeds(values: Sequence[float]) -> dict:
-    """Returns a record's value, interval and seeds' values."""
+def chosen_rate(
+    path: Path,
+    rates: Sequence[float],
+    tune: Callable[[list[dict], float], tuple],
+    *,
+    rows: int,
+    name: str,
+) -> tuple[float, dict[str, float]]:
+    """Returns the learning rate that was best on training rows left out, and all tried.
+
+    The tests are not looked at. Every rate is tried once, with the same order of rows,
+    by as many rows as the runs have that it is chosen for.
+
+    Args:
+        path: where the trials are kept.
+        rates: what to choose from.
+        tune: from rows and a rate to a tuned model and its tokenizer.
+        rows: training rows.
+        name: of the technique, in the kept file.
+    """
+    mixed = shuffled(read("train"), SEARCH)
+    dev = mixed[-DEV_ROWS:]
+
+    def trial(rate: float) -> float:
+        model, tokenizer = tune(mixed[: min(rows, len(mixed) - DEV_ROWS)], rate)
+        return sum(right(ask(model, tokenizer, dev), dev)) / len(dev)
+
+    found = {}
+    for rate in rates:
+        key = f"{name}, rate {rate:g}"
+        found[rate] = resumed(path, key, lambda rate=rate: trial(rate))
+        print(f"{key}: {found[rate]:.1%} of {len(dev)} rows left out", flush=True)
+    best = max(found, key=found.get)
+    return best, {f"{rate:g}": round(value, 4) for rate, value in found.items()}
+
+
+def over_seeds(values: Sequence[float], *, least: float = 0.0) -> dict:
+    """Returns a record's value, interval (none below `least`) and seeds' values."""
     mean, low, high = statistics.over_seeds(values)
     return {
         "value": round(mean, 4),
-        "low": round(max(0.0, low), 4),
+        "low": round(max(least, low), 4),
         "high": round(min(1.0, high), 4),
         "per_seed": [round(value, 4) for value in values],
     }

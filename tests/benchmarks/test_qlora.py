@@ -14,9 +14,10 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import qlora  # noqa: E402
+import tuning  # noqa: E402
 
 SETTINGS = {
-    "rows": 64,
+    "rate": 5e-3,
     "per_device_train_batch_size": 8,
     "save_strategy": "steps",
     "save_steps": 2,
@@ -27,7 +28,7 @@ STEPS, KILLED_AFTER = 8, 5
 KILLED = f"""
 import os, signal, sys, torch
 sys.path[:0] = ["benchmarks", "."]
-import qlora
+import qlora, tuning
 from transformers import TrainerCallback
 
 class Killer(TrainerCallback):
@@ -37,7 +38,8 @@ class Killer(TrainerCallback):
 
 torch.set_num_threads(int(sys.argv[2]))
 more = dict(output_dir=sys.argv[1], callbacks=[Killer()])
-qlora.train(qlora.Variant(True), 0, **more, **{SETTINGS!r})
+rows = tuning.read("train")[:64]
+qlora.train(qlora.Variant(True), rows, 0, **more, **{SETTINGS!r})
 print("not killed")
 """
 
@@ -45,7 +47,11 @@ print("not killed")
 def curve(folder: Path) -> list[tuple[int, float]]:
     """Trains, or goes on where a run in this folder stopped; step and loss."""
     _, _, trainer = qlora.train(
-        qlora.Variant(True), 0, output_dir=str(folder), **SETTINGS
+        qlora.Variant(True),
+        tuning.read("train")[:64],
+        0,
+        output_dir=str(folder),
+        **SETTINGS,
     )
     logs = trainer.state.log_history
     return [(log["step"], log["loss"]) for log in logs if "loss" in log]
@@ -114,3 +120,30 @@ def test_both_kinds_of_base_get_the_same_adapter_and_stay_frozen() -> None:
     lora, four = first.values()
     assert lora.keys() == four.keys()
     assert all(torch.equal(lora[name], four[name]) for name in lora)
+
+
+def test_the_rate_is_chosen_on_rows_that_no_trial_was_trained_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained, asked = [], []
+
+    def tune(rows, rate):
+        trained.append([row["output"] for row in rows])
+        return rate, None
+
+    def ask(rate, tokenizer, rows):
+        asked.append([row["output"] for row in rows])
+        return rate
+
+    train = [{"output": str(number)} for number in range(tuning.DEV_ROWS + 100)]
+    monkeypatch.setattr(tuning, "read", lambda split: train)
+    monkeypatch.setattr(tuning, "ask", ask)
+    monkeypatch.setattr(tuning, "right", lambda rate, rows: [rate == 0.2] * len(rows))
+    path = tmp_path / "kept.json"
+    best, tried = tuning.chosen_rate(path, (0.1, 0.2), tune, rows=999, name="a")
+    assert (best, tried) == (0.2, {"0.1": 0.0, "0.2": 1.0})
+    assert len(trained[0]) == 100 and len(asked[0]) == tuning.DEV_ROWS
+    assert trained[0] == trained[1] and asked[0] == asked[1]
+    assert not set(trained[0]) & set(asked[0])
+    again = tuning.chosen_rate(path, (0.1, 0.2), tune, rows=999, name="a")
+    assert again == (best, tried) and len(trained) == 2, "a kept trial was run again"
