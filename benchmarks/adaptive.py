@@ -203,7 +203,7 @@ def matrix_peak() -> float:
     """Returns the best rate of a large matrix product, in operations a second."""
     import torch
 
-    kind = torch.bfloat16
+    kind = torch.bfloat16 if models.half_precision() else torch.float32
     one, other = (torch.randn(PEAK_SIZE, PEAK_SIZE).to(kind) for _ in range(2))
     best = float("inf")
     for _ in range(5):

@@ -51,6 +51,8 @@ import make_irony  # noqa: E402
 import records  # noqa: E402
 import world  # noqa: E402
 
+from helpers.models import half_precision  # noqa: E402
+
 SHIPPED = ROOT / "helpers" / "tiny_llama"
 SPECIAL = ["<unk>", "<s>", "</s>", "<pad>", "<|system|>", "<|user|>", "<|assistant|>"]
 BOS, EOS, PAD = 1, 2, 3
@@ -705,7 +707,8 @@ class Run:
         """
         ids = ids.to(self.device)
         mask = document_mask(ids)
-        with torch.autocast(self.device, dtype=torch.bfloat16):
+        faster = self.device != "cpu" or half_precision() is not None
+        with torch.autocast(self.device, dtype=torch.bfloat16, enabled=faster):
             read = self.model.model(ids, attention_mask=mask, use_cache=False)
         hidden = read.last_hidden_state
         weights, labels = self.model.lm_head.weight, ids

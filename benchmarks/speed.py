@@ -170,7 +170,6 @@ OURS = {
     "learning_rate": RATE,
     "lr_scheduler_type": "cosine",
     "warmup_steps": 0.05,
-    "bf16": True,
     "activation_checkpointing": False,
     "max_length": None,
 }
@@ -178,7 +177,9 @@ OURS = {
 
 def training_ours() -> dict:
     """Trains with notebook 05's settings."""
-    return trained(OURS, ours=True)
+    from helpers import models
+
+    return trained(OURS | {"bf16": models.half_precision() == "bf16"}, ours=True)
 
 
 def training_peer() -> dict:
@@ -204,10 +205,11 @@ def training_bare() -> dict:
     schedule = get_cosine_schedule_with_warmup(
         optimizer, round(0.05 * len(batches)), len(batches)
     )
+    half = models.half_precision() == "bf16"
     model.train()
     began = time.perf_counter()
     for batch in batches:
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
             loss = model(**batch).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -253,7 +255,7 @@ def operations(model, tokens: int, length: int) -> float:
 
 
 def reading_ours() -> dict:
-    """Goes on with pre-training on prose, in bf16, 2,048 tokens a step."""
+    """Goes on with pre-training on prose, 2,048 tokens a step."""
     import torch
 
     from helpers import models
@@ -265,10 +267,11 @@ def reading_ours() -> dict:
     ids = torch.tensor(tokenizer(prose)["input_ids"])
     batch = ids[: READ_ROWS * READ_LENGTH].view(READ_ROWS, READ_LENGTH)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    half = models.half_precision() == "bf16"
     model.train()
     began = time.perf_counter()
     for _ in range(READ_STEPS):
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
             loss = model(input_ids=batch, labels=batch).loss
         loss.backward()
         optimizer.step()
@@ -279,7 +282,7 @@ def reading_ours() -> dict:
 
 
 def reading_peer() -> dict:
-    """Multiplies large bf16 matrices, as many operations: the machine's peak."""
+    """Multiplies large matrices, as many operations: the machine's peak."""
     import torch
 
     from helpers import models
@@ -287,7 +290,8 @@ def reading_peer() -> dict:
     model, _ = models.load()
     units = operations(model, READ_STEPS * READ_ROWS * READ_LENGTH, READ_LENGTH)
     size = 2048
-    one, two = torch.randn(2, size, size, dtype=torch.bfloat16).unbind()
+    dtype = torch.bfloat16 if models.half_precision() else torch.float32
+    one, two = torch.randn(2, size, size, dtype=dtype).unbind()
     one @ two
     times = max(1, round(units * 1e9 / (2 * size**3)))
     began = time.perf_counter()

@@ -72,6 +72,7 @@ def train(
 
     set_seed(seed)
     arranged = encoding.arrange(encoded, batch, seed=seed)
+    half = models.half_precision()
     options: dict = {
         "output_dir": str(ROOT / "build" / "bench"),
         "num_train_epochs": epochs,
@@ -80,7 +81,8 @@ def train(
         "learning_rate": rate,
         "lr_scheduler_type": "cosine",
         "warmup_steps": 0.05,
-        "bf16": True,
+        "bf16": half == "bf16",
+        "fp16": half == "fp16",
         "use_cpu": not torch.cuda.is_available(),
         "dataloader_pin_memory": torch.cuda.is_available(),
         "activation_checkpointing": False,

@@ -199,6 +199,28 @@ def set_pad(tokenizer: PreTrainedTokenizerBase) -> str:
     )
 
 
+def half_precision() -> str | None:
+    """Name the half precision in which this machine trains faster than in float32.
+
+    On a GPU that computes in bfloat16 it is that, on an older one float16. A processor
+    gains from bfloat16 only if it multiplies matrices of it itself (AMX); any other
+    converts each number there and back, which takes several times as long as float32.
+
+    Returns:
+        "bf16" or "fp16", the name of the Trainer's setting to switch on, or None: stay
+        in float32.
+
+    Source: `torch.cuda.is_bf16_supported`, which by default also says yes where each
+    bfloat16 operation is emulated; `torch.cpu.get_capabilities`.
+    """
+    import torch
+
+    if torch.cuda.is_available():
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return "bf16" if native else "fp16"
+    return "bf16" if torch.cpu.get_capabilities().get("amx_bf16") else None
+
+
 def count_parameters(model: torch.nn.Module) -> dict[str, int]:
     """Count weights; tied ones once, four-bit ones each (not their packed bytes).
 

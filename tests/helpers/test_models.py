@@ -618,3 +618,33 @@ def test_rows_that_the_kernel_puts_back_wrongly_are_refused(folder, monkeypatch)
     monkeypatch.setattr(functional, "dequantize_4bit", shifted)
     with pytest.raises(ModelError, match="64 inputs, and on cpu bitsandbytes puts"):
         load(folder, quantization="nf4", device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("gpu", "capable", "expected"),
+    [
+        (True, True, "bf16"),
+        (True, False, "fp16"),
+        (False, True, "bf16"),
+        (False, False, None),
+    ],
+)
+def test_half_precision_is_named_only_where_it_is_native(
+    monkeypatch, gpu, capable, expected
+):
+    import torch
+
+    def supported(including_emulation=True):
+        return capable or including_emulation
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": capable})
+    assert models.half_precision() == expected
+
+
+def test_a_processor_tells_whether_it_has_matrices_of_bfloat16():
+    import torch
+
+    assert "architecture" in torch.cpu.get_capabilities()
+    assert models.half_precision() in ("bf16", "fp16", None)
