@@ -2,14 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
-ROOT = Path(__file__).resolve().parents[2]
-NOTEBOOK = ROOT / "notebooks" / "04_prompt_engineering.ipynb"
 FEWER = {
     "DEV, TEST = 240, 400": "DEV, TEST = 8, 8",
     "ASKED = 60": "ASKED = 2",
@@ -19,31 +11,6 @@ FEWER = {
 """Fewer rows, larger steps: random weights have nothing to be measured."""
 
 
-def test_notebook_04_runs_on_a_stand_in(
-    tmp_path, foreign_model, foreign_tokenizer
-) -> None:
-    import nbformat
-
-    foreign_model.save_pretrained(tmp_path / "model")
-    foreign_tokenizer.save_pretrained(tmp_path / "model")
-    config = tmp_path / "model" / "config.json"  # RoPE has no table to outgrow
-    facts = json.loads(config.read_text(encoding="utf-8"))
-    config.write_text(json.dumps(facts | {"max_position_embeddings": 1024}))
-    cells = nbformat.read(NOTEBOOK, as_version=4).cells
-    code = "\n\n".join(cell.source for cell in cells if cell.cell_type == "code")
-    for many, few in FEWER.items():
-        assert many in code
-        code = code.replace(many, few)
-    script = tmp_path / "notebook.py"
-    script.write_text(code, encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, str(script)],
-        cwd=NOTEBOOK.parent,
-        env=os.environ
-        | {"MODEL": str(tmp_path / "model"), "ROWS": "320", "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=900,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "RESULT: best prompt on test" in done.stdout
+def test_notebook_04_runs_on_a_stand_in(run_notebook, stand_in) -> None:
+    said = run_notebook("04", fewer=FEWER, MODEL=stand_in, ROWS="320")
+    assert "RESULT: best prompt on test" in said

@@ -3,45 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
-import nbformat
-
 ROOT = Path(__file__).resolve().parents[2]
-NOTEBOOK = ROOT / "notebooks" / "08_side_by_side.ipynb"
 
 
-def run(folder: Path, **environment: str) -> str:
-    """Runs the notebook's code as a script with little to train on."""
-    cells = nbformat.read(NOTEBOOK, as_version=4).cells
-    code = "\n\n".join(cell.source for cell in cells if cell.cell_type == "code")
-    code = code.replace("asked=300", "asked=12")
-    script = folder / "notebook.py"
-    script.write_text(code, encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, str(script)],
-        cwd=NOTEBOOK.parent,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "ROWS": "32"} | environment,
-        capture_output=True,
-        text=True,
-        timeout=900,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
+LITTLE = {"asked=300": "asked=12"}
 
 
 def test_notebook_08_runs_on_a_stand_in_without_a_record(
-    tmp_path, foreign_model, foreign_tokenizer
+    tmp_path, run_notebook, stand_in
 ) -> None:
-    foreign_model.save_pretrained(tmp_path / "model")
-    foreign_tokenizer.save_pretrained(tmp_path / "model")
-    config = tmp_path / "model" / "config.json"  # RoPE has no table to outgrow
-    facts = json.loads(config.read_text(encoding="utf-8"))
-    config.write_text(json.dumps(facts | {"max_position_embeddings": 2048}))
-    said = run(tmp_path, MODEL=str(tmp_path / "model"), RECORDS=str(tmp_path))
+    said = run_notebook(
+        "08", fewer=LITTLE, MODEL=stand_in, RECORDS=str(tmp_path), ROWS="32"
+    )
     assert "The record is absent" in said
     assert "RESULT: no record yet" in said
 
@@ -87,10 +63,10 @@ def made_up() -> dict:
     } | t.facts()
 
 
-def test_notebook_08_fills_its_tables_from_a_record(tmp_path) -> None:
+def test_notebook_08_fills_its_tables_from_a_record(tmp_path, run_notebook) -> None:
     record = tmp_path / "techniques.json"
     record.write_text(json.dumps(made_up()), encoding="utf-8")
-    said = run(tmp_path, RECORDS=str(tmp_path))
+    said = run_notebook("08", fewer=LITTLE, RECORDS=str(tmp_path), ROWS="32")
     assert "1 of 1 neighbours can be told apart" in said
     assert "compared with the record" in said
     assert "RESULT: 2 techniques, LoRA 70% to zero-shot 35%, majority 33%" in said
