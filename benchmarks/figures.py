@@ -87,6 +87,22 @@ def share(row: dict) -> str:
     return "{} ({} to {})".format(*parts)
 
 
+def fine_tuning_table() -> str:
+    """Returns accuracy by rung and number of rows, means over five seeds."""
+    rows = [row for row in rows_of("fine_tuning") if row["metric"] == "accuracy"]
+    sizes = sorted({row["rows"] for row in rows})
+    found = {(row["technique"], row["split"], row["rows"]): row for row in rows}
+    names = list(dict.fromkeys(row["technique"] for row in rows))
+    return table(
+        ["what moves, and test", *(f"{size:,} rows" for size in sizes)],
+        [
+            [f"{name}, {split}"] + [share(found[name, split, size]) for size in sizes]
+            for split in ("test", "written")
+            for name in names
+        ],
+    )
+
+
 def instruction_tuning_table() -> str:
     """Returns exact match by variant and test, means over seeds, and baselines."""
     rows = rows_of("instruction_tuning")
@@ -159,6 +175,7 @@ def gpu_row(row: dict, pair: dict | None, torch_version: str) -> list[str]:
 TABLES = {
     "base": base_table,
     "notebooks": notebooks_table,
+    "fine_tuning": fine_tuning_table,
     "instruction_tuning": instruction_tuning_table,
     "flan": flan_table,
     "speed": speed_table,
