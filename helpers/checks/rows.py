@@ -269,12 +269,17 @@ def other_keys(source: Source) -> Iterator[Place]:
 
 
 def _argument_keys(messages: Any) -> Iterator[set[str]]:
-    for turn in messages if isinstance(messages, list) else ():
-        for call in (turn.get("tool_calls") or ()) if isinstance(turn, Mapping) else ():
-            function = call.get("function", call) if isinstance(call, Mapping) else {}
-            arguments = function.get("arguments")
-            if isinstance(arguments, Mapping):
-                yield set(arguments)
+    for turn in _mappings(messages):
+        for call in _mappings(turn.get("tool_calls")):
+            for function in _mappings([call.get("function", call)]):
+                for arguments in _mappings([function.get("arguments")]):
+                    yield set(arguments)
+
+
+def _mappings(values: Any) -> list[Mapping]:
+    """The mappings of a list; none if it is no list."""
+    values = values if isinstance(values, list) else []
+    return [value for value in values if isinstance(value, Mapping)]
 
 
 @rule(
@@ -421,7 +426,8 @@ def mask_without_labels(source: Source) -> Iterator[Place]:
     for row, ids, labels in _tokenised(source):
         mask = row.value.get("attention_mask")
         if labels is None:
-            hidden = f", {list(mask).count(0)} of them hidden" if mask else ""
+            masked = isinstance(mask, list) and mask  # whatever else stands there
+            hidden = f", {mask.count(0)} of them hidden" if masked else ""
             yield Place(row.number, "input_ids", f"{len(ids)} tokens{hidden}")
 
 

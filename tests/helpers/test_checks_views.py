@@ -12,7 +12,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
@@ -307,6 +307,9 @@ JSON = st.recursive(
 
 
 @given(st.lists(st.dictionaries(st.sampled_from(KEYS), JSON, max_size=4) | JSON))
+@example([{"labels": None, "attention_mask": True, "input_ids": []}])
+@example([{"messages": [{"tool_calls": 1.0}]}])
+@example([{"messages": [{"tool_calls": [{"function": "f"}]}]}])
 @settings(max_examples=60, deadline=None)
 def test_any_json_is_checked_and_never_a_crash(rows: list) -> None:
     report = checks.check_rows(rows)
