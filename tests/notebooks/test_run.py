@@ -88,7 +88,11 @@ def test_interrupt_ends_the_kernel_and_changes_no_file(tmp_path: Path) -> None:
     path = write(tmp_path / "00_slow.ipynb", SLOW)
     before = path.read_bytes()
     runner = subprocess.Popen(
-        command(tmp_path, "--update"), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        command(tmp_path, "--update"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        # a shell's background job ignores Ctrl-C, and so would what it starts
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 60
     while not (tmp_path / "started").exists() and time.monotonic() < deadline:
