@@ -6,6 +6,10 @@ import copy
 
 import pytest
 
+LARGER_STEPS = {"else 2e-5  #": "else 2e-3  #"}  # of notebook 05
+LARGER_LORA_STEPS = {"else 2e-4  #": "else 5e-3  #"}  # of notebook 06
+"""Random weights learn next to nothing in few steps at a real model's rate."""
+
 
 @pytest.mark.parametrize("marks", [False, True])
 def test_notebook_05_runs_on_a_stand_in(
@@ -21,7 +25,7 @@ def test_notebook_05_runs_on_a_stand_in(
         )
         assert "{% generation %}" in tokenizer.chat_template
     folder = save_stand_in(foreign_model, tokenizer)
-    said = run_notebook("05", MODEL=folder, ROWS="640")
+    said = run_notebook("05", fewer=LARGER_STEPS, MODEL=folder, ROWS="640")
     assert "ends by itself" in said
 
 
@@ -35,9 +39,12 @@ def test_notebook_03_runs_on_a_stand_in(run_notebook, stand_in) -> None:
 def test_notebook_06_runs_on_a_stand_in(
     run_notebook, save_stand_in, foreign_model, foreign_tokenizer
 ) -> None:
+    import torch
+
     config = copy.deepcopy(foreign_model.config)
     config.intermediate_size = 128  # rows of whole blocks of 64
+    torch.manual_seed(0)
     folder = save_stand_in(type(foreign_model)(config), foreign_tokenizer)
-    said = run_notebook("06", MODEL=folder, ROWS="240")
+    said = run_notebook("06", fewer=LARGER_LORA_STEPS, MODEL=folder, ROWS="160")
     assert "as trained" in said
     assert "refused:" in said
