@@ -21,6 +21,7 @@ from records import table  # noqa: E402
 from helpers import views  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
+PROSE = "perplexity of prose"
 
 
 def rows_of(name: str) -> list[dict]:
@@ -103,6 +104,87 @@ def fine_tuning_table() -> str:
     )
 
 
+def techniques_table() -> str:
+    """Returns accuracy, price and what was forgotten by technique, the best first."""
+    rows = rows_of("techniques")
+    found = {(row["technique"], row["split"], row["metric"]): row for row in rows}
+    names = dict.fromkeys(r["technique"] for r in rows if r["metric"] == "accuracy")
+    best = sorted(names, key=lambda name: -found[name, "test", "accuracy"]["value"])
+    made = []
+    for name in best:
+        test, prose = (found[name, "test", "accuracy"], (name, "kept", PROSE))
+        made.append(
+            [
+                name,
+                share(test),
+                share(found[name, "written", "accuracy"]),
+                f"{test['trainable_parameters']:,}" if "rows" in test else "–",
+                f"{test['train_seconds']:.0f}" if "train_seconds" in test else "–",
+                f"{test['tokens_a_question']:.0f}" if "rows" in test else "–",
+                f"{found[prose]['value']:,.1f}" if prose in found else "–",
+            ]
+        )
+    header = "technique|test|written|trained parameters|seconds of training"
+    header += "|tokens a question|perplexity of prose afterwards"
+    return table(header.split("|"), made)
+
+
+def soft_prompts_table() -> str:
+    """Returns accuracy by technique and task, means over five seeds."""
+    rows = [row for row in rows_of("soft_prompts") if row["varied"] == "technique"]
+    found = {(row["technique"], row["task"]): row for row in rows}
+    tasks = list(dict.fromkeys(row["task"] for row in rows))
+    names = list(dict.fromkeys(row["technique"] for row in rows))
+    trained = {r["technique"]: r.get("trainable_parameters") for r in rows}
+    return table(
+        ["what is trained", "trained parameters", *tasks],
+        [
+            [name, f"{trained[name]:,}" if trained[name] else "–"]
+            + [share(found[name, task]) for task in tasks]
+            for name in names
+        ],
+    )
+
+
+def qlora_table() -> str:
+    """Returns exact match by base and adapter, and the paired differences."""
+    rows = rows_of("qlora")
+    found = {(row["technique"], row["split"]): row for row in rows}
+    names = list(dict.fromkeys(row["technique"] for row in rows))
+    tests = list(dict.fromkeys(row["split"] for row in rows))
+    size = {r["technique"]: r.get("weight_bytes") for r in rows}
+    return table(
+        ["trained", "weights, MB", *(test.replace("_", " ") for test in tests)],
+        [
+            [name, f"{size[name] / 1e6:.1f}" if size[name] else "–"]
+            + [share(found[name, test]) for test in tests]
+            for name in names
+        ],
+    )
+
+
+def adaptive_table() -> str:
+    """Returns bits per byte and entity F1 by what was read, means over five seeds."""
+    rows = rows_of("adaptive")
+    texts = [row for row in rows if row["metric"] == "bits per byte"]
+    splits = list(dict.fromkeys(row["split"] for row in texts))
+    tags = [row for row in rows if row["metric"] == "entity F1"]
+    sizes = sorted({row["labelled_rows"] for row in tags})
+    bits = {(row["technique"], row["split"]): row["value"] for row in texts}
+    f1 = {(row["technique"], row["labelled_rows"]): row for row in tags}
+    return table(
+        ["what was read"]
+        + [f"{split.split('/')[0]}, bits a byte" for split in splits]
+        + [f"entities, F1, {size} rows" for size in sizes],
+        [
+            [name]
+            + [f"{bits[name, s]:.2f}" if (name, s) in bits else "–" for s in splits]
+            + [share(f1[name, size]) for size in sizes]
+            for name in dict.fromkeys(row["technique"] for row in tags)
+        ],
+    )
+
+
 def instruction_tuning_table() -> str:
     """Returns exact match by variant and test, means over seeds, and baselines."""
     rows = rows_of("instruction_tuning")
@@ -175,6 +257,7 @@ def gpu_row(row: dict, pair: dict | None, torch_version: str) -> list[str]:
 TABLES = {
     "base": base_table,
     "notebooks": notebooks_table,
+    "techniques": techniques_table,
     "fine_tuning": fine_tuning_table,
     "instruction_tuning": instruction_tuning_table,
     "flan": flan_table,

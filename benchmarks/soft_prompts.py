@@ -6,7 +6,8 @@ One thing is varied at a time from LENGTH vectors that start at random tokens of
 vocabulary, at RATE: the figures of Lester et al. (2021) in miniature. Each technique's
 rate is the best of its RATES on dev with one seed; the tests are not looked at for it.
 Writes results/soft_prompts.json: accuracy by the likeliest label. The tasks are three
-of notebook 07's, in one fixed wording each.
+of notebook 07's, in one fixed wording each; a fourth, tone, is what techniques.py
+measures.
 """
 
 from __future__ import annotations
@@ -27,19 +28,18 @@ from helpers.encoding import encode_prompts
 sys.path.append(str(records.ROOT / "datasets"))
 import world  # noqa: E402
 
-IRONY = records.ROOT / "datasets" / "irony"
 LABELS = {
-    "tone": ["irony", "sarcasm", "literal"],
     "mood": ["glad", "sad"],
-    "remark": ["kind", "harsh"],
+    "aim": ["person", "thing"],
+    "kind": ["food", "tool", "animal", "clothing"],
 }
 WORDING = {
-    "tone": "{text} This is",
     "mood": "{text} {name} was",
-    "remark": "{text} The words are",
+    "aim": "{text} It was said about the",
+    "kind": "{text} It is a kind of",
 }
 SIZES = {"train": 1500, "dev": 200, "test": 400}
-STEPS = {"tone": 300, "mood": 150, "remark": 150}
+STEPS = {"mood": 150, "aim": 150, "kind": 100}
 BATCH = 16
 SEEDS = range(5)
 
@@ -64,19 +64,32 @@ def told(task: str, row: dict, name: str) -> dict:
     """Returns a sentence of the world about a person, with its label."""
     if task == "mood":
         text = world.upper_first(row["text"].replace("{name}", name)) + "."
-        return {"text": text, "name": name, "label": LABELS[task][row["mood"] == "bad"]}
-    text = f'{name} said: "{row["text"]}"'
-    return {"text": text, "name": name, "label": row["polarity"]}
+        label = LABELS[task][row["mood"] == "bad"]
+    elif task == "aim":
+        text, label = f'{name} said: "{row["text"]}"', row["aim"]
+    else:
+        text, label = f"{name} has the {row['text']}.", world.KIND_OF[row["text"]]
+    return {"text": text, "name": name, "label": label}
+
+
+def lexicon_of(task: str) -> list[dict]:
+    """Returns what a task's texts are drawn from: text, frame and split of each."""
+    if task == "kind":  # a word is its own frame
+        parts = ("train", "train", "dev", "test")
+        return [
+            {"text": word, "frame": word, "split": parts[number % len(parts)]}
+            for number, word in enumerate(world.KIND_OF)
+        ]
+    return world.SITUATIONS if task == "mood" else world.REMARKS
 
 
 def rows_of(task: str, part: str, count: int) -> list[dict]:
-    """Returns rows, labels and frames balanced; frames of dev and test are unread."""
-    if task == "tone":
-        lines = (IRONY / f"{part}.jsonl").read_text(encoding="utf-8").splitlines()
-        return [json.loads(line) for line in lines[:count]]
-    lexicon = world.SITUATIONS if task == "mood" else world.REMARKS
-    frames: dict[str, dict[int, list[dict]]] = {}
-    for row in lexicon:
+    """Returns rows, labels and frames balanced; no frame is in two parts.
+
+    Frames of dev and test are unread by the base, but for the words of "kind".
+    """
+    frames: dict[str, dict[object, list[dict]]] = {}
+    for row in lexicon_of(task):
         if row["split"] == part:
             label = told(task, row, "")["label"]
             frames.setdefault(label, {}).setdefault(row["frame"], []).append(row)
@@ -266,7 +279,7 @@ def run(task: str, part: str, seed: int, rate: float, **how) -> dict:
 def data_hash() -> str:
     """Returns the hash of all that rows are drawn from."""
     lexicon = records.ROOT / "datasets" / "lexicon"
-    return records.file_hash(*sorted(IRONY.glob("*.jsonl")), *sorted(lexicon.glob("*")))
+    return records.file_hash(*sorted(lexicon.glob("*")))
 
 
 def kept(task: str, part: str, seed: int, rate: float, **how) -> dict:

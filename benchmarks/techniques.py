@@ -716,14 +716,21 @@ def rows_of(technique: str, made: Runs) -> list[dict]:
 
 def forgotten(technique: str, found: Sequence[dict]) -> list[dict]:
     """Returns rows on what a model still knows with a technique's weights in use."""
-    rows = []
-    for metric, key in (("perplexity of prose", "perplexity"), ("mood", "mood")):
-        values = [one[key] for one in found]
-        clipped = key == "mood"
-        spread = over(values, clipped=clipped) if len(values) > 1 else {}
-        facts_of = {"technique": technique, "split": "kept", "metric": metric}
-        rows.append(facts_of | {"value": round(values[0], 4)} | spread)
-    return rows
+    logs = [math.log(one["perplexity"]) for one in found]
+    moods = [one["mood"] for one in found]
+    many = len(found) > 1
+    # Over seeds in nats: one ruined run must not hide what the others forgot.
+    loss = over(logs, clipped=False) if many else {"value": round(logs[0], 4)}
+    bounds = ("value", "low", "high", "run_low", "run_high")
+    spread = loss | {k: round(math.exp(loss[k]), 4) for k in bounds if k in loss}
+    if many:
+        spread["per_seed"] = [round(one["perplexity"], 4) for one in found]
+    mood = over(moods) if many else {"value": round(moods[0], 4)}
+    common = {"technique": technique, "split": "kept"}
+    return [
+        common | {"metric": "perplexity of prose"} | spread,
+        common | {"metric": "mood"} | mood,
+    ]
 
 
 def neighbours(made: Runs, done: Sequence[str]) -> list[dict]:

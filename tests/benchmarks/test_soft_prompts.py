@@ -40,14 +40,20 @@ def test_prompt_read_once_has_pefts_loss_and_gradient() -> None:
     assert our_gradient.abs().max() > 0
 
 
-@pytest.mark.parametrize("task", ["mood", "remark"])
+@pytest.mark.parametrize("task", bench.LABELS)
 def test_rows_are_balanced_and_frames_apart(task) -> None:
     parts = {part: bench.rows_of(task, part, 60) for part in ("train", "dev", "test")}
     for rows in parts.values():
         labels = [row["label"] for row in rows]
-        assert all(labels.count(word) == 30 for word in bench.LABELS[task])
+        each = 60 // len(bench.LABELS[task])
+        assert all(labels.count(word) == each for word in bench.LABELS[task])
     texts = [{row["text"] for row in rows} for rows in parts.values()]
     assert not texts[0] & (texts[1] | texts[2]) and not texts[1] & texts[2]
+    frames = [
+        {row["frame"] for row in bench.lexicon_of(task) if row["split"] == part}
+        for part in parts
+    ]
+    assert not frames[0] & (frames[1] | frames[2]) and not frames[1] & frames[2]
 
 
 def test_label_words_start_is_their_embeddings_over_and_over() -> None:

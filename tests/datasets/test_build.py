@@ -16,8 +16,7 @@ DATASETS = Path(build.__file__).parent
 CARDS = [DATASETS / name / "README.md" for name in card_figures.CARDS]
 
 
-@pytest.mark.parametrize("seed", ["1", "2"])
-def test_rebuilt_byte_for_byte(tmp_path: Path, seed: str) -> None:
+def test_rebuilt_byte_for_byte(tmp_path: Path) -> None:
     for card in CARDS:
         copy = tmp_path / card.relative_to(DATASETS)
         copy.parent.mkdir()
@@ -28,7 +27,7 @@ def test_rebuilt_byte_for_byte(tmp_path: Path, seed: str) -> None:
         copy.write_text(emptied, encoding="utf-8", newline="\n")
     done = subprocess.run(
         [sys.executable, str(DATASETS / "build.py"), "--out", str(tmp_path)],
-        env=os.environ | {"PYTHONHASHSEED": seed},
+        env=os.environ | {"PYTHONHASHSEED": "1"},  # not the seed of the committed build
         capture_output=True,
         text=True,
     )
