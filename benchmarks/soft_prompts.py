@@ -3,8 +3,9 @@
     python benchmarks/soft_prompts.py    # some 16 settings × 3 tasks × 5 seeds; resumes
 
 One thing is varied at a time from LENGTH vectors that start at random tokens of the
-vocabulary, at RATE: the figures of Lester et al. (2021) in miniature. Each technique's
-rate is the best of its RATES on dev with one seed; the tests are not looked at for it.
+vocabulary, at RATE (Lester's): the figures of Lester et al. (2021) in miniature. Where
+techniques are compared, each has the rate that is best on dev with one seed; the tests
+are not looked at for it.
 Writes results/soft_prompts.json: accuracy by the likeliest label. The tasks are three
 of notebook 07's, in one fixed wording each; a fourth, tone, is what techniques.py
 measures.
@@ -47,7 +48,9 @@ LENGTH, START, RATE = 20, "vocabulary", 0.3
 LENGTHS = (1, 5, 20, 50, 100)
 STARTS = ("random", "vocabulary", "label words")
 SOFT_RATES = (0.003, 0.03, 0.3, 1.0)
+SOFT = "soft prompt"
 RATES = {
+    SOFT: SOFT_RATES[1:],
     "prefix tuning": (1e-2, 3e-2, 1e-1),
     "P-tuning": (1e-3, 3e-3, 1e-2),
     "IA3": (1e-2, 3e-2, 1e-1),
@@ -314,13 +317,14 @@ def soft(task: str, *, length: int = LENGTH, start: str = START, rate: float = R
     return over_seeds(task, rate, length=length, start=start)
 
 
-def best_rate(task: str, name: str) -> float:
-    """Returns a technique's best rate on dev, with one seed."""
+def compared(task: str, name: str) -> dict:
+    """Returns a record's row of a technique at its best rate on dev, with one seed."""
+    how = {"length": LENGTH, "start": START} if name == SOFT else {"technique": name}
     found = {
-        rate: kept(task, "dev", 0, rate, technique=name)["accuracy"]
-        for rate in RATES[name]
+        rate: kept(task, "dev", 0, rate, **how)["accuracy"] for rate in RATES[name]
     }
-    return max(found, key=found.get)
+    row = over_seeds(task, max(found, key=found.get), **how)
+    return row | {"on_dev": {f"{rate:g}": value for rate, value in found.items()}}
 
 
 def untrained(task: str) -> dict:
@@ -349,12 +353,7 @@ def rows_of_record(task: str) -> list[dict]:
     rows += varied("start", STARTS, lambda value: soft(task, start=value))
     rows += varied("rate", SOFT_RATES, lambda value: soft(task, rate=value))
     rows += varied("technique", ["words alone"], lambda _: untrained(task))
-    rows += varied("technique", ["soft prompt"], lambda _: soft(task))
-    return rows + varied(
-        "technique",
-        RATES,
-        lambda name: over_seeds(task, best_rate(task, name), technique=name),
-    )
+    return rows + varied("technique", RATES, lambda name: compared(task, name))
 
 
 def main() -> None:

@@ -57,7 +57,8 @@ def faked(monkeypatch, tmp_path: Path) -> list[str]:
     monkeypatch.setattr(
         t, "tried", noted("dev", lambda name, choice, _: 0.9 / (1 + choice))
     )
-    monkeypatch.setattr(t, "peak", noted("peak", lambda name: 500.0))
+    paid = {"megabytes": 500.0, "seconds_a_step": 0.5}
+    monkeypatch.setattr(t, "price", noted("price", lambda name: paid))
     monkeypatch.setattr(
         t, "kept_knowledge", noted("base", lambda *_: {"perplexity": 3.0, "mood": 0.8})
     )
@@ -92,12 +93,28 @@ def test_the_record_has_every_technique_with_its_costs(faked, tmp_path: Path) ->
             assert row["run_low"] <= row["low"] <= row["high"] <= row["run_high"]
             assert len(row["per_seed"]) == 5
     best = {r["technique"]: r.get("learning_rate") for r in test}
-    assert best["LoRA"] == min(t.LORA) and best[t.SHUFFLED] == min(t.FULL)
-    assert record["budget"] == {
-        **{"rows": 32, "seeds": 5, "asked": 60, "steps": 4, "tried_on_dev": 3}
-    }
+    # The fake likes small rates: two more were tried below the three.
+    assert best["LoRA"] == 2e-4 and best[t.SHUFFLED] == 7e-5
+    assert len(record["on_dev"]["LoRA"]) == 3 + t.FURTHER
+    assert len(record["on_dev"]["zero-shot"]) == 3
+    seconds = {r["technique"]: r.get("train_seconds") for r in test}
+    assert seconds["LoRA"] == 0.5 * 4 and seconds["zero-shot"] is None
+    assert record["budget"] == {"rows": 32, "seeds": 5, "asked": 60, "steps": 4}
     assert record["missing"] == []
     assert "--rows 32 --asked 60" in record["command"]
+
+
+@pytest.mark.parametrize(
+    ("peak", "tried"),
+    [(5e-3, [2e-3, 5e-3, 1e-2]), (1, [2e-3, 5e-3, 1e-2, 3e-2, 9e-2])],
+)
+def test_rates_go_on_only_where_the_best_is_at_an_end(
+    faked, monkeypatch, peak, tried
+) -> None:
+    monkeypatch.setattr(t, "tried", lambda _, rate, __: 1 / (1 + abs(rate - peak)))
+    made = t.Runs(t.Budget(rows=32))
+    assert list(made.choices("LoRA")) == tried
+    assert made.choice("LoRA") == min(tried, key=lambda rate: abs(rate - peak))
 
 
 def test_neighbours_are_paired_in_order_and_corrected(faked, tmp_path: Path) -> None:
@@ -144,7 +161,7 @@ def test_when_time_is_up_the_record_says_what_is_missing(
 def test_too_small_a_budget_is_refused(capsys) -> None:
     with pytest.raises(SystemExit):
         t.main(["--seeds", "1"])
-    assert "found 1 seeds and 3000 rows" in capsys.readouterr().err
+    assert "found 1 seeds and 1000 rows" in capsys.readouterr().err
 
 
 def test_examples_are_balanced_and_the_seed_s_own() -> None:
