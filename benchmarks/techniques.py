@@ -82,6 +82,7 @@ RATES = {
 INSTRUCTED = {"instruction-tuned": 0, "instruction-tuned + few-shot": SHOTS}
 PROMPTED = {"zero-shot": 0, "few-shot": SHOTS, "few-shot, calibrated": SHOTS}
 SHUFFLED, MAJORITY = "full tuning, labels shuffled", "majority"
+RULE = "a rule: about a person?"
 ONE_TASK, MANY_TASKS = "fine-tuning: one task", "instruction tuning: many tasks"
 TECHNIQUES = (*PROMPTED, *RATES, *INSTRUCTED, SHUFFLED)
 """In the order in which they are run; the majority needs no run."""
@@ -731,9 +732,22 @@ def rows_of(technique: str, made: Runs) -> list[dict]:
             ]
             spread = over(f1) if len(f1) > 1 else {"value": round(f1[0], 4)}
             rows.append(common | {"split": split, "metric": "macro-F1"} | spread)
+            rows += recalls(technique, truth, marks)
     if technique in RATES and rows[0]["value"] >= ENOUGH:
         rows[0]["rows_for_80"] = needed(technique, best, made.budget, made.dev)
     return rows + forgotten(technique, found)
+
+
+def recalls(technique: str, truth: Sequence[dict], marks: list[list[bool]]) -> list:
+    """Returns rows on the share that is right of each label's own rows."""
+    rows = []
+    for label in LABELS:
+        own = [number for number, row in enumerate(truth) if row["label"] == label]
+        found = [share([one[number] for number in own]) for one in marks]
+        spread = over(found) if len(found) > 1 else {"value": round(found[0], 4)}
+        facts_of = {"technique": technique, "split": "test"}
+        rows.append(facts_of | {"metric": f"recall of {label}"} | spread)
+    return rows
 
 
 def forgotten(technique: str, found: Sequence[dict]) -> list[dict]:
@@ -783,6 +797,11 @@ def baselines(made: Runs) -> list[dict]:
         found = metrics.majority_baseline(train, truth)
         facts_of = {"technique": MAJORITY, "split": split, "metric": "accuracy"}
         rows.append(facts_of | alone(found))
+    # Sarcasm if the remark is about a person, else irony: in the grammar that rule is
+    # right on all rows but the literal ones. Who beats it has learnt more than that.
+    found = [row["label"] != "literal" for row in _split("test")[: made.budget.asked]]
+    facts_of = {"technique": RULE, "split": "test", "metric": "accuracy"}
+    rows.append(facts_of | alone(found))
     known = made.get("base", work=lambda: kept_knowledge(*models.load(BASE)))
     return rows + forgotten("the base", [known])
 

@@ -82,8 +82,8 @@ def test_the_record_has_every_technique_with_its_costs(faked, tmp_path: Path) ->
     test = [
         r for r in record["rows"] if (r["split"], r["metric"]) == ("test", "accuracy")
     ]
-    assert [row["technique"] for row in test] == [t.MAJORITY, *t.TECHNIQUES]
-    for row in test[1:]:
+    assert [row["technique"] for row in test] == [t.MAJORITY, t.RULE, *t.TECHNIQUES]
+    for row in test[2:]:
         assert (
             row["bytes_a_task"] and row["tokens_a_question"] and row["peak_megabytes"]
         )
@@ -102,6 +102,32 @@ def test_the_record_has_every_technique_with_its_costs(faked, tmp_path: Path) ->
     assert record["budget"] == {"rows": 32, "seeds": 5, "asked": 60, "steps": 4}
     assert record["missing"] == []
     assert "--rows 32 --asked 60" in record["command"]
+
+
+def test_the_rule_is_right_wherever_the_words_do_not_fit(faked, tmp_path) -> None:
+    import world
+
+    aims = {row["text"]: row["aim"] for row in world.REMARKS}
+    rows = t._split("test")[:60]
+    hits = []
+    for row in rows:
+        (aim,) = {aim for text, aim in aims.items() if text in row["text"]}
+        said = "sarcasm" if aim == "person" else "irony"
+        hits.append(said == row["label"])
+    (rule,) = (r for r in made(tmp_path)["rows"] if r["technique"] == t.RULE)
+    assert rule["value"] == round(sum(hits) / len(hits), 4)
+
+
+def test_recalls_average_to_the_accuracy(faked, tmp_path: Path) -> None:
+    rows = [
+        r
+        for r in made(tmp_path)["rows"]
+        if r["technique"] == "LoRA" and r["split"] == "test"
+    ]
+    by_metric = {r["metric"]: r["value"] for r in rows}
+    labels = [row["label"] for row in t._split("test")[:60]]
+    mean = sum(by_metric[f"recall of {label}"] for label in labels) / len(labels)
+    assert abs(mean - by_metric["accuracy"]) < 1e-3
 
 
 @pytest.mark.parametrize(

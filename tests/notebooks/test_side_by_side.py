@@ -35,6 +35,7 @@ def made_up() -> dict:
         )
 
     rows = [row(t.MAJORITY, s, "accuracy", 0.33) for s in ("test", "written")]
+    rows.append(row(t.RULE, "test", "accuracy", 0.66))
     for name, value in {"LoRA": 0.7, "zero-shot": 0.35}.items():
         costs = {"bytes_a_task": 900, "tokens_a_question": 30.0, "peak_megabytes": 600}
         costs |= {"trainable_parameters": int(1000 * value)}
@@ -46,6 +47,7 @@ def made_up() -> dict:
             row(name, s, "accuracy", value, **costs, **how) for s in ("test", "written")
         ]
         rows += [row(name, "test", "macro-F1", value), row(name, "kept", "mood", 0.8)]
+        rows += [row(name, "test", f"recall of {one}", value) for one in t.LABELS]
         rows += [row(name, "kept", "perplexity of prose", 4.0)]
     rows += [row("the base", "kept", "mood", 0.8)]
     rows += [row("the base", "kept", "perplexity of prose", 3.0)]
@@ -57,6 +59,7 @@ def made_up() -> dict:
         "rows": rows,
         "neighbours": [pair | {"p_holm": 0.02}],
         "missing": [],
+        "on_dev": {"zero-shot": {"0": 0.3}, "LoRA": {"0.005": 0.6, "0.002": 0.5}},
         "budget": {"rows": 32, "seeds": 2, "asked": 12},
         "command": "made up",
         "date": "2000-01-01",
@@ -69,4 +72,6 @@ def test_notebook_08_fills_its_tables_from_a_record(tmp_path, run_notebook) -> N
     said = run_notebook("08", fewer=LITTLE, RECORDS=str(tmp_path), ROWS="32")
     assert "1 of 1 neighbours can be told apart" in said
     assert "compared with the record" in said
+    assert "0.002: 50%  0.005: 60%" in said
+    assert "from the majority on test: zero-shot" in said
     assert "RESULT: 2 techniques, LoRA 70% to zero-shot 35%, majority 33%" in said
