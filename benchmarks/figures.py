@@ -77,7 +77,7 @@ def speed_table() -> str:
                 ]
             )
     return table(
-        ["what", "speed", "takes times ours", "loss after", "peak MB"],
+        ["what", "speed", "time, ours = 1", "loss after", "peak MB"],
         rows,
     )
 
@@ -112,12 +112,13 @@ def techniques_table() -> str:
     best = sorted(names, key=lambda name: -found[name, "test", "accuracy"]["value"])
     made = []
     for name in best:
-        test, prose = (found[name, "test", "accuracy"], (name, "kept", PROSE))
+        test = found[name, "test", "accuracy"]
+        written, prose = (name, "written", "accuracy"), (name, "kept", PROSE)
         made.append(
             [
                 name,
                 share(test),
-                share(found[name, "written", "accuracy"]),
+                share(found[written]) if written in found else "–",
                 f"{test['trainable_parameters']:,}" if "rows" in test else "–",
                 f"{test['train_seconds']:.0f}" if "train_seconds" in test else "–",
                 f"{test['tokens_a_question']:.0f}" if "rows" in test else "–",

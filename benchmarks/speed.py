@@ -400,6 +400,13 @@ def formats_convert() -> dict:
     return timed_reading(lambda path: formats.convert_file(path, target).written)
 
 
+def formats_check() -> dict:
+    """Holds them against all of the doctor's rules that need no model."""
+    from helpers import checks
+
+    return timed_reading(lambda path: checks.check(path).figures["rows"])
+
+
 def formats_pandas() -> dict:
     """Reads them into a table with pandas."""
     import pandas
@@ -435,7 +442,13 @@ PAIRED: dict[str, tuple[str, list[Callable[[], dict]]]] = {
     "imports": ("imports", [imports_ours, imports_peer]),
     "formats": (
         "rows",
-        [formats_ours, formats_convert, formats_pandas, formats_datasets],
+        [
+            formats_ours,
+            formats_convert,
+            formats_check,
+            formats_pandas,
+            formats_datasets,
+        ],
     ),
 }
 
