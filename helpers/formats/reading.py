@@ -357,7 +357,8 @@ def _parquet(path: Path, file: str) -> Iterator[Record]:
 
     with files.open_seekable(path, file) as stream:
         try:
-            table, row = parquet.ParquetFile(stream), 0
+            # With its default pyarrow holds all columns of the file while it iterates.
+            table, row = parquet.ParquetFile(stream, pre_buffer=False), 0
             for batch in table.iter_batches(batch_size=_BATCH):
                 for value in batch.to_pylist():
                     row += 1
