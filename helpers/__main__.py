@@ -84,12 +84,23 @@ def _memory(options: argparse.Namespace) -> int:
     recipes = [_recipe(method, options, shape) for method in _methods(options)]
     plans = [memory.plan(shape, recipe) for recipe in recipes]
     if options.plot:
-        memory.draw(plans).savefig(options.plot)
+        _draw(plans, options.plot)
     if options.json:
         print(json.dumps(memory.as_record(plans), indent=2))
     else:
         print(memory.report(plans))
     return 0
+
+
+def _draw(plans: list[memory.Plan], path: str) -> None:
+    try:
+        memory.draw(plans).savefig(path)
+    except (OSError, ValueError) as error:  # ValueError: a format it cannot write
+        reason = getattr(error, "strerror", None) or str(error).split(";")[0]
+        raise memory.PlanError(
+            f"The picture cannot be written to {path} ({reason}); name a file such as "
+            "plan.png in a folder that exists."
+        ) from error
 
 
 def _methods(options: argparse.Namespace) -> list[str]:

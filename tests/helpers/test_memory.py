@@ -1023,6 +1023,7 @@ def test_the_command_draws(tmp_path: Path, capsys) -> None:
         ["memory", str(models.SHIPPED), "--targets", "w_pack"],
         ["memory", str(models.SHIPPED), "--method", "half"],
         ["memory", str(models.SHIPPED), "--plot", "plan.nonsense"],
+        ["memory", str(models.SHIPPED), "--plot", "no such folder/plan.png"],
     ],
 )
 def test_nonsense_is_one_sentence_and_exit_2(arguments, capsys, monkeypatch) -> None:
