@@ -259,6 +259,7 @@ TABLES = {
     "base": base_table,
     "notebooks": notebooks_table,
     "techniques": techniques_table,
+    "adaptive": adaptive_table,
     "fine_tuning": fine_tuning_table,
     "instruction_tuning": instruction_tuning_table,
     "flan": flan_table,
