@@ -130,6 +130,20 @@ def techniques_table() -> str:
     return table(header.split("|"), made)
 
 
+def against_table() -> str:
+    """Returns exact match of fine-tuning and instruction tuning on the same number."""
+    rows = [row for row in rows_of("techniques") if row["metric"] == "exact match"]
+    found = {(row["technique"], row["split"]): row for row in rows}
+    arms = list(dict.fromkeys(row["technique"] for row in rows))
+    return table(
+        ["asked", *arms],
+        [
+            [split] + [share(found[arm, split]) for arm in arms]
+            for split in dict.fromkeys(row["split"] for row in rows)
+        ],
+    )
+
+
 def soft_prompts_table() -> str:
     """Returns accuracy by technique and task, means over five seeds."""
     rows = [row for row in rows_of("soft_prompts") if row["varied"] == "technique"]
@@ -259,6 +273,7 @@ TABLES = {
     "base": base_table,
     "notebooks": notebooks_table,
     "techniques": techniques_table,
+    "against": against_table,
     "adaptive": adaptive_table,
     "fine_tuning": fine_tuning_table,
     "instruction_tuning": instruction_tuning_table,
