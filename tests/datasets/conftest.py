@@ -16,8 +16,8 @@ DATASETS = ROOT / "datasets"
 for folder in (Path(__file__).parent, DATASETS):
     sys.path.insert(0, str(folder))
 
-DOCUMENTS = 200_000
-PRACTISED = 60_000
+DOCUMENTS = 100_000
+PRACTISED = 30_000
 
 
 @pytest.fixture(scope="session")

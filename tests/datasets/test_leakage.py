@@ -180,7 +180,7 @@ def test_held_situations_and_remarks_are_in_no_training_row(
 def test_held_situations_and_remarks_are_not_in_the_pretraining_text(
     documents: list[str], held_needles: Needles
 ) -> None:
-    leaked = {n for text in documents[:100_000] for n in held_needles.inside(text)}
+    leaked = {n for text in documents for n in held_needles.inside(text)}
     assert leaked == set()
 
 
