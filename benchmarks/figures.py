@@ -278,6 +278,7 @@ TABLES = {
     "fine_tuning": fine_tuning_table,
     "instruction_tuning": instruction_tuning_table,
     "flan": flan_table,
+    "qlora": qlora_table,
     "soft_prompts": soft_prompts_table,
     "speed": speed_table,
     "gpu": gpu_table,
