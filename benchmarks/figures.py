@@ -64,7 +64,7 @@ def notebooks_table() -> str:
 def speed_table() -> str:
     """Returns each pair: what was done, how fast, how much longer a peer takes."""
     rows = []
-    for pair in ("encoding", "training", "answers", "imports"):
+    for pair in ("encoding", "training", "reading", "answers", "imports", "formats"):
         for row in rows_of(f"speed_{pair}"):
             low, high = row["times_ours_low"], row["times_ours_high"]
             rows.append(
