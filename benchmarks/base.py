@@ -6,7 +6,8 @@ to find what goes with what over a gap; and, in a *drill*, both of these and to 
 list backwards. Each step draws other tokens and its softmax runs over these alone, so
 that what is learnt holds for any token. Then layers are added whose output is zero, so
 that nothing changes at first, and the model *reads* the world's prose, with fewer and
-fewer exercises among it. Last it *practises* what reading left weak, on a second text.
+fewer exercises among it. Last it *practises* what reading left weak, on a second text,
+and *refines*, on a third, what practice left weak.
 Probes are measured while it trains. Killed and started again, it goes on from its last
 checkpoint with the identical curve.
 
@@ -85,6 +86,7 @@ class Recipe:
     context: int = 512
     documents: int = 500_000
     practice_documents: int = 300_000
+    refine_documents: int = 400_000
     words: int = 300  # tokens that a step of exercises is written with
     fillers: int = 22
     copy_rows: int = 32
@@ -103,6 +105,9 @@ class Recipe:
     practice_rows: int = 128
     practice_steps: int = 8000
     practice_rate: float = 1.5e-3
+    refine_rows: int = 32
+    refine_steps: int = 4500
+    refine_rate: float = 1e-3
     early_probe_every: int = 50
     probe_every: int = 500
     checkpoint_every: int = 250
@@ -118,16 +123,19 @@ TINY = Recipe(
     layers=3,
     documents=2000,
     practice_documents=1000,
+    refine_documents=500,
     copy_steps=40,
     copy_length=32,
     bind_steps=40,
     drill_steps=40,
     read_steps=120,
     practice_steps=60,
+    refine_steps=40,
     rows=4,
     length=128,
     read_rows=4,
     practice_rows=4,
+    refine_rows=4,
     early_probe_every=20,
     probe_every=20,
     checkpoint_every=20,
@@ -198,12 +206,11 @@ def prepare(
     """
     folder, streams, hashes = work / "tokenizer", {}, {}
     counts = {"read": recipe.documents, "practice": recipe.practice_documents}
+    counts |= {"refine": recipe.refine_documents}
     for stage, count in counts.items():
         kept, digest = work / f"{stage}.npy", work / f"{stage}.sha256"
         if not kept.exists():
-            made = make_general.documents(
-                count, seed=recipe.seed, practice=stage == "practice"
-            )
+            made = make_general.documents(count, seed=recipe.seed, part=stage)
             documents = list(made)
             digest.write_text(hashlib.sha256("\0".join(documents).encode()).hexdigest())
             if stage == "read":
@@ -633,8 +640,15 @@ class Recorded:
 class Run:
     """One pre-training run that can be stopped and taken up again."""
 
-    def __init__(self, recipe: Recipe, work: Path) -> None:
-        """Prepares the data, and takes up the last checkpoint in `work`."""
+    def __init__(self, recipe: Recipe, work: Path, *, compiled: bool = False) -> None:
+        """Prepares the data, and takes up the last checkpoint in `work`.
+
+        `compiled` has steps of reading compiled: a quarter faster on a CPU that has a
+        C++ compiler beside it.
+        """
+        self.read_loss = self.usual_loss
+        if compiled:
+            self.read_loss = torch.compile(self.usual_loss)
         self.recipe, self.work = recipe, work
         work.mkdir(parents=True, exist_ok=True)
         self.tokenizer, self.streams, self.text_hashes = prepare(recipe, work)
@@ -699,14 +713,10 @@ class Run:
         self.optimizer = self.new_optimizer()
         self.optimizer.load_state_dict(state["optimizer"])
 
-    def train_step(self, ids: torch.Tensor, *, within: bool) -> torch.Tensor:
-        """Takes one optimiser step and returns the loss in nats per token.
-
-        `within` runs the softmax over the batch's own tokens alone: over all of them,
-        most of the gradient pushes unused tokens down and copying does not appear.
-        """
-        ids = ids.to(self.device)
-        mask = document_mask(ids)
+    def usual_loss(
+        self, ids: torch.Tensor, mask: torch.Tensor, within: bool
+    ) -> torch.Tensor:
+        """Returns the loss in nats per token; `within`: see `train_step`."""
         faster = self.device != "cpu" or half_precision() is not None
         with torch.autocast(self.device, dtype=torch.bfloat16, enabled=faster):
             read = self.model.model(ids, attention_mask=mask, use_cache=False)
@@ -718,7 +728,18 @@ class Run:
         logits = hidden[:, :-1].float() @ weights.T
         # the first token of the next document does not follow from this one
         labels = labels[:, 1:].masked_fill(ids[:, 1:] == BOS, -100)
-        loss = cross_entropy(logits.flatten(0, 1), labels.flatten())
+        return cross_entropy(logits.flatten(0, 1), labels.flatten())
+
+    def train_step(self, ids: torch.Tensor, *, within: bool) -> torch.Tensor:
+        """Takes one optimiser step and returns the loss in nats per token.
+
+        `within` runs the softmax over the batch's own tokens alone: over all of them,
+        most of the gradient pushes unused tokens down and copying does not appear.
+        """
+        ids = ids.to(self.device)
+        # which tokens are in use changes the shapes: nothing to compile
+        loss_of = self.usual_loss if within else self.read_loss
+        loss = loss_of(ids, document_mask(ids), within)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
@@ -851,7 +872,7 @@ class Run:
         self.save()
 
     def all_stages(self) -> None:
-        """Runs what is left of the five stages."""
+        """Runs what is left of the six stages."""
         recipe, exercises = self.recipe, self.exercises
         usual = (recipe.rows, recipe.length)
         if self.stage == "copy":
@@ -887,18 +908,27 @@ class Run:
                 lambda step: max(0.15, 0.6 - step / 3000),
             )
             self.next_stage("practice")
+        if self.stage == "practice":
+            self.text_stage(
+                recipe.practice_steps,
+                recipe.practice_rows,
+                recipe.practice_rate,
+                2 * recipe.probe_every,
+                lambda step: 0.1,
+            )
+            self.next_stage("refine")
         self.text_stage(
-            recipe.practice_steps,
-            recipe.practice_rows,
-            recipe.practice_rate,
-            2 * recipe.probe_every,
-            lambda step: 0.1,
+            recipe.refine_steps,
+            recipe.refine_rows,
+            recipe.refine_rate,
+            recipe.probe_every,
+            lambda step: 0.05,
         )
         self.save()
 
 
 EARLY = ("copy", "bind", "drill")
-STAGES = (*EARLY, "read", "practice")
+STAGES = (*EARLY, "read", "practice", "refine")
 PROBED = 50  # rows a probe while it trains
 
 CARD = ROOT / "benchmarks" / "base_card.md"
@@ -959,6 +989,7 @@ def export(run: Run, out: Path, count: int) -> None:
         "hardware": records.hardware(),
         "text_hash": run.text_hashes["read"],
         "practice_hash": run.text_hashes["practice"],
+        "refine_hash": run.text_hashes["refine"],
         "count": count,
     }
     card = CARD.read_text(encoding="utf-8").format(
@@ -998,11 +1029,14 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=ROOT / "build" / "base")
     parser.add_argument("--tiny", action="store_true", help="a miniature, for tests")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads, 0 for all")
+    parser.add_argument(
+        "--compile", action="store_true", help="a quarter faster, needs a C++ compiler"
+    )
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
     recipe = TINY if options.tiny else Recipe()
-    run = Run(replace(recipe), options.work)
+    run = Run(recipe, options.work, compiled=options.compile)
     run.all_stages()
     export(run, options.out, 20 if options.tiny else 300)
 

@@ -72,7 +72,7 @@ def ink(text: str) -> str:
 def general_text() -> Iterator[str]:
     """Yields every document that the shipped base reads."""
     yield from make_general.documents(DOCUMENTS, seed=SEED)
-    yield from make_general.documents(PRACTICE_DOCUMENTS, seed=SEED, practice=True)
+    yield from make_general.documents(PRACTICE_DOCUMENTS, seed=SEED, part="practice")
 
 
 def held_out(make: Maker, known: Iterable[str], count: int) -> list[dict]:
@@ -115,7 +115,7 @@ def files() -> dict[str, Iterable[dict | str]]:
         "general/sample.jsonl": texts(make_general.documents, 300, SEED),
         "general/practice_sample.jsonl": (
             {"text": text}
-            for text in make_general.documents(100, seed=SEED, practice=True)
+            for text in make_general.documents(100, seed=SEED, part="practice")
         ),
         "general/heldout.jsonl": held_out(
             make_general.documents, general_text(), HELD_OUT

@@ -4,8 +4,9 @@ Each document belongs to one family. Retrieval stands before and after its quest
 each task's words occur in dialogue, and the polarity of situations and remarks is told
 in plain words. The words irony, sarcasm and literal occur in definitions only.
 
-There are two parts. The first is read most; the second, for *practice*, has the same
-families in other shares, and texts to copy or change word by word.
+There are three parts. The first, *read*, has every family; the second, *practice*, has
+them in other shares, and texts to copy or change word by word; the third, *refine*, has
+more of what practice left weak.
 """
 
 import re
@@ -411,6 +412,17 @@ def mostly_kind(rng: Random) -> str:
     return meant(rng, tones=MOSTLY_KIND)
 
 
+# --- the third part: what practice left weak ------------------------------------------
+
+
+def weakest(rng: Random) -> str:
+    """A text and one question on it, answered in steps; mostly of what is still weak."""
+    task = rng.choices(TASK_NAMES, WEAKEST_WEIGHTS)[0]
+    example = world.draw_together(rng, [task], unknown=0.1)[1][0]
+    told = [(ask(rng, task, example), world.say(task, example))]
+    return arrange(rng, frame_list(rng, example.text), told).strip().replace("  ", " ")
+
+
 def harder(rng: Random) -> str:
     """A text and one question on it, mostly of the tasks that are learnt late.
 
@@ -503,10 +515,30 @@ PRACTICE: dict[Callable[[Random], str], float] = {
 }
 
 
-def documents(count: int, *, seed: int, practice: bool = False) -> Iterator[str]:
+WEAKEST = {"count_word": 8, "reverse": 6, "colour": 5, "more": 4, "fewer": 4}
+WEAKEST_WEIGHTS = [WEAKEST.get(task, 1) for task in TASK_NAMES]
+REFINE: dict[Callable[[Random], str], float] = {
+    weakest: 38,
+    many_questions: 8,
+    questions: 8,
+    echoes: 4,
+    moods: 13,
+    remarks: 13,
+    address: 3,
+    meant: 5,
+    mostly_kind: 3,
+    stories: 1,
+    statements: 1,
+    retold: 1,
+    kinds: 1,
+    definitions: 1,
+}
+PARTS = {"read": FAMILIES, "practice": PRACTICE, "refine": REFINE}
+
+
+def documents(count: int, *, seed: int, part: str = "read") -> Iterator[str]:
     """Yields `count` documents of a part; the same seed gives the same text."""
-    rng = Random(f"{'practice' if practice else 'general'} {seed}")
-    shares = PRACTICE if practice else FAMILIES
-    kinds_of_text, weights = list(shares), list(shares.values())
+    rng = Random(f"{'general' if part == 'read' else part} {seed}")
+    kinds_of_text, weights = list(PARTS[part]), list(PARTS[part].values())
     for _ in range(count):
         yield rng.choices(kinds_of_text, weights)[0](rng)

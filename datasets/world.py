@@ -78,11 +78,13 @@ def split_frames(entries: list[dict], keys: tuple[str, ...], seed: int) -> None:
     """Marks each frame as train, dev or test, alike within each group of `keys`.
 
     A frame with all its expansions is one group, so that no sentence of the test has
-    a sister in the training text.
+    a sister in the training text. Frames that came later say themselves that they are
+    for training: what is held out stays held out.
     """
     groups: dict[tuple, list[dict]] = {}
     for entry in entries:
-        groups.setdefault(tuple(entry[key] for key in keys), []).append(entry)
+        if "split" not in entry:
+            groups.setdefault(tuple(entry[key] for key in keys), []).append(entry)
     for name in sorted(groups):
         group = groups[name]
         order = list(range(len(group)))
