@@ -106,7 +106,7 @@ class Recipe:
     practice_steps: int = 8000
     practice_rate: float = 1.5e-3
     refine_rows: int = 32
-    refine_steps: int = 4500
+    refine_steps: int = 3000
     refine_rate: float = 1e-3
     early_probe_every: int = 50
     probe_every: int = 500

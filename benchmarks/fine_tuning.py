@@ -5,8 +5,8 @@
 Each seed draws its own rows, head and order. A rung's learning rate is the best on dev
 of three whole trainings on all rows with one seed (short ones praise too large a rate);
 the tests are not looked at for it. Writes
-results/fine_tuning.json: accuracy on the grammar's test and on the written texts, and
-the learning rates tried.
+results/fine_tuning.json: accuracy on the grammar's test, on its unseen situations and
+remarks, and on the written texts, and the learning rates tried.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from helpers import encoding, models
 DATA = records.ROOT / "datasets" / "irony"
 SIZES = (50, 200, 800, 2400, 6000)
 SEEDS = range(5)
+TESTS = ("test", "unseen", "written")
 EPOCHS = 3
 LEAST_STEPS = 60  # few rows are seen more often, or nothing would have moved
 BATCH = 32
@@ -170,7 +171,7 @@ def main() -> None:
                     KEPT,
                     f"{of_this} {rung} {size} {seed} {best}",
                     lambda g=rung, n=size, s=seed, r=best: run(
-                        g, n, s, r, ("test", "written")
+                        g, n, s, r, TESTS
                     ),
                 )
                 runs.append(result)
@@ -179,7 +180,7 @@ def main() -> None:
             common["trainable_parameters"] = runs[0]["trainable"]
             seconds = sum(one["seconds"] for one in runs) / len(runs)
             common["train_seconds"] = round(seconds, 1)
-            for split in ("test", "written"):
+            for split in TESTS:
                 values = tuning.over_seeds([one[split] for one in runs])
                 rows.append(
                     common

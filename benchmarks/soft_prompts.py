@@ -76,21 +76,25 @@ def told(task: str, row: dict, name: str) -> dict:
 
 
 def lexicon_of(task: str) -> list[dict]:
-    """Returns what a task's texts are drawn from: text, frame and split of each."""
-    if task == "kind":  # a word is its own frame
+    """Returns what a task's texts are drawn from: text, frame and split of each.
+
+    Training takes frames that the base has read; the unseen ones are halved into dev
+    and test. For "kind", a word is its own frame, and all of them are read.
+    """
+    if task == "kind":
         parts = ("train", "train", "dev", "test")
         return [
             {"text": word, "frame": word, "split": parts[number % len(parts)]}
             for number, word in enumerate(world.KIND_OF)
         ]
-    return world.SITUATIONS if task == "mood" else world.REMARKS
+    rows = world.SITUATIONS if task == "mood" else world.REMARKS
+    unseen = sorted({row["frame"] for row in rows if row["split"] == "unseen"})
+    halves = {frame: ("dev", "test")[n % 2] for n, frame in enumerate(unseen)}
+    return [row | {"split": halves.get(row["frame"], "train")} for row in rows]
 
 
 def rows_of(task: str, part: str, count: int) -> list[dict]:
-    """Returns rows, labels and frames balanced; no frame is in two parts.
-
-    Frames of dev and test are unread by the base, but for the words of "kind".
-    """
+    """Returns rows, labels and frames balanced; no frame is in two parts."""
     frames: dict[str, dict[object, list[dict]]] = {}
     for row in lexicon_of(task):
         if row["split"] == part:

@@ -13,6 +13,7 @@ import json
 import string
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -28,8 +29,7 @@ import make_recipes  # noqa: E402
 
 FOLDER = Path(__file__).parent
 SEED = 7  # of the pre-training text; `benchmarks/base.py` trains on the same
-DOCUMENTS = 500_000
-PRACTICE_DOCUMENTS = 300_000  # of the second part
+DOCUMENTS = {"read": 500_000, "practice": 300_000, "refine": 400_000}  # of each part
 HELD_OUT = 1000
 Maker = Callable[..., Iterator[str]]
 # two domains for adaptive tuning, of about as many tokens
@@ -71,8 +71,8 @@ def ink(text: str) -> str:
 
 def general_text() -> Iterator[str]:
     """Yields every document that the shipped base reads."""
-    yield from make_general.documents(DOCUMENTS, seed=SEED)
-    yield from make_general.documents(PRACTICE_DOCUMENTS, seed=SEED, part="practice")
+    for part, count in DOCUMENTS.items():
+        yield from make_general.documents(count, seed=SEED, part=part)
 
 
 def held_out(make: Maker, known: Iterable[str], count: int) -> list[dict]:
@@ -113,14 +113,13 @@ def files() -> dict[str, Iterable[dict | str]]:
     """Returns the rows of each committed file that is built."""
     built: dict[str, Iterable[dict | str]] = {
         "general/sample.jsonl": texts(make_general.documents, 300, SEED),
-        "general/practice_sample.jsonl": (
-            {"text": text}
-            for text in make_general.documents(100, seed=SEED, part="practice")
-        ),
         "general/heldout.jsonl": held_out(
             make_general.documents, general_text(), HELD_OUT
         ),
     }
+    for part in ("practice", "refine"):
+        make = partial(make_general.documents, part=part)
+        built[f"general/{part}_sample.jsonl"] = texts(make, 100, SEED)
     for name, (make, count) in DOMAINS.items():
         built[f"{name}/sample.jsonl"] = texts(make, 100, SEED)
         built[f"{name}/heldout.jsonl"] = held_out(make, make(count, seed=SEED), 300)

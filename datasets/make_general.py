@@ -488,7 +488,7 @@ ANY_WORD = sorted(
     {
         word
         for row in world.SITUATIONS + world.REMARKS
-        if row["split"] == "train"
+        if row["split"] != "unseen"
         for word in PLAIN_WORD.findall(row["text"].replace("{name}", ""))
     }
     | {*world.THINGS, *world.COLOURS, *world.PLACES}

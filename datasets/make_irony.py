@@ -12,7 +12,7 @@ import world
 from world import NAMES, choose_by_frame, upper_first
 
 LABELS = ("irony", "sarcasm", "literal")
-SIZES = {"train": 6000, "dev": 600, "test": 1200}
+SIZES = {"train": 6000, "dev": 600, "test": 1200, "unseen": 600}
 AIM = {"irony": "thing", "sarcasm": "person"}
 FRAMES = (
     '{situation}. {speaker} said to {name}: "{remark}"',

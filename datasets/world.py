@@ -74,31 +74,42 @@ def expand(entry: dict) -> Iterator[str]:
         yield text
 
 
-def split_frames(entries: list[dict], keys: tuple[str, ...], seed: int) -> None:
+def split_frames(
+    entries: list[dict], keys: tuple[str, ...], seed: int, *, share: float = 0.16
+) -> None:
     """Marks each frame as train, dev or test, alike within each group of `keys`.
 
     A frame with all its expansions is one group, so that no sentence of the test has
-    a sister in the training text. Frames that came later say themselves that they are
-    for training: what is held out stays held out.
+    a sister in the training rows. `share` of a group is for test, half as much for dev.
     """
     groups: dict[tuple, list[dict]] = {}
     for entry in entries:
-        if "split" not in entry:
-            groups.setdefault(tuple(entry[key] for key in keys), []).append(entry)
+        groups.setdefault(tuple(entry[key] for key in keys), []).append(entry)
     for name in sorted(groups):
         group = groups[name]
         order = list(range(len(group)))
         Random(f"{seed} {name}").shuffle(order)
-        held = round(len(group) * 0.16)
+        held = round(len(group) * share)
         for rank, index in enumerate(order):
             part = "test" if rank < held else "dev" if rank < held * 1.5 else "train"
             group[index]["split"] = part
 
 
 def lexicon_sentences(name: str, keys: tuple[str, ...], *, seed: int) -> list[dict]:
-    """Returns all sentences of a lexicon: text, its keys, frame number and split."""
+    """Returns all sentences of a lexicon: text, its keys, frame number and split.
+
+    Of the first lot, what is not for training is *unseen*: it stands in no text that
+    the base reads and in no training row. Of the second lot a part is for dev and test:
+    the base reads of it in plain prose, no training row of a task has it.
+    """
     entries = read_jsonl(name)
-    split_frames(entries, keys, seed)
+    first = [entry for entry in entries if "lot" not in entry]
+    second = [entry for entry in entries if "lot" in entry]
+    split_frames(first, keys, seed)
+    for entry in first:
+        if entry["split"] != "train":
+            entry["split"] = "unseen"
+    split_frames(second, keys, seed, share=0.3)
     return [
         {"text": text, "split": entry["split"], "frame": number}
         | {key: entry[key] for key in keys}
@@ -132,25 +143,34 @@ def select(rows: list[dict], **wanted: str) -> list[dict]:
     return [r for r in rows if all(r[key] == value for key, value in wanted.items())]
 
 
-SITUATIONS_OF = {
-    (split, mood): select(SITUATIONS, split=split, mood=mood)
-    for split in ("train", "dev", "test")
-    for mood in ("good", "bad")
-}
-REMARKS_OF = {
-    (split, polarity): select(REMARKS, split=split, polarity=polarity)
-    for split in ("train", "dev", "test")
-    for polarity in ("kind", "harsh")
-}
+SPLITS = ("train", "dev", "test", "unseen")
 
 
-def situation(rng: Random, name: str, mood: str, split: str = "train") -> str:
+def pools(rows: list[dict], key: str) -> dict[tuple[str, str], list[dict]]:
+    """Returns a lexicon's rows by split and by the value of `key`.
+
+    The split "read" has all that the base reads: every row that is not unseen.
+    """
+    by_split = {split: select(rows, split=split) for split in SPLITS}
+    by_split["read"] = [row for row in rows if row["split"] != "unseen"]
+    return {
+        (split, value): select(found, **{key: value})
+        for split, found in by_split.items()
+        for value in dict.fromkeys(row[key] for row in rows)
+    }
+
+
+SITUATIONS_OF = pools(SITUATIONS, "mood")
+REMARKS_OF = pools(REMARKS, "polarity")
+
+
+def situation(rng: Random, name: str, mood: str, split: str = "read") -> str:
     """Returns a split's situation of this mood, as a sentence about `name`."""
     row = choose_by_frame(rng, SITUATIONS_OF[split, mood])
     return upper_first(row["text"].replace("{name}", name)) + "."
 
 
-def remark_words(rng: Random, tone: str, split: str = "train") -> dict:
+def remark_words(rng: Random, tone: str, split: str = "read") -> dict:
     """Returns a split's remark of this polarity: text and aim."""
     return choose_by_frame(rng, REMARKS_OF[split, tone])
 
@@ -331,12 +351,12 @@ def draw_comparison(rng: Random) -> Comparison:
     return Comparison(" ".join(parts), objects, told)
 
 
-def draw_situation(rng: Random, split: str = "train") -> Told:
+def draw_situation(rng: Random, split: str) -> Told:
     name, mood = rng.choice(NAMES), rng.choice(["good", "bad"])
     return Told(situation(rng, name, mood, split), name, mood)
 
 
-def draw_remark(rng: Random, split: str = "train") -> Told:
+def draw_remark(rng: Random, split: str) -> Told:
     name, tone = rng.choice(NAMES), rng.choice(["kind", "harsh"])
     words = remark_words(rng, tone, split)["text"]
     return Told(f'{name} said: "{words}"', name, tone)
@@ -682,7 +702,7 @@ CAN_BE_UNKNOWN = (
 
 
 def draw_together(
-    rng: Random, tasks: list[str], *, unknown: float = 0.0, split: str = "train"
+    rng: Random, tasks: list[str], *, unknown: float = 0.0, split: str = "read"
 ) -> tuple[str, list[Example]]:
     """Draws one text that allows all these tasks, and asks each of it.
 

@@ -120,25 +120,28 @@ def bag_model() -> Pipeline:
     return model.fit([r["text"] for r in train], [r["label"] for r in train])
 
 
+TESTED = ("dev", "test", "unseen")
+
+
 def irony() -> str:
     """Returns the tone card's figures."""
-    splits = ("train", "dev", "test", "written")
+    splits = ("train", *TESTED, "written")
     sizes = []
     for split in splits:
         count = Counter(row["label"] for row in rows(f"irony/{split}"))
         sizes.append([split, sum(count.values()), *(count[label] for label in LABELS)])
     told = [
         [f"told: {name}" if SHORTCUTS[name] else name]
-        + [share(shortcut(name, split)) for split in ("dev", "test")]
+        + [share(shortcut(name, split)) for split in TESTED]
         + ["" if SHORTCUTS[name] else share([r["label"] == "irony" for r in written()])]
         for name in SHORTCUTS
     ]
-    bag = [share(bag_of_words(split)) for split in ("dev", "test", "written")]
+    bag = [share(bag_of_words(split)) for split in (*TESTED, "written")]
     return (
         table(["split", "rows", *LABELS], sizes)
         + "\nAccuracy of the baselines, with 95% intervals:\n\n"
         + table(
-            ["baseline", "dev", "test", "written"],
+            ["baseline", *TESTED, "written"],
             [*told, ["TF-IDF, logistic regression", *bag]],
         )
     )
@@ -235,7 +238,7 @@ def general() -> str:
             of = [row for row in found if row[key] == value]
             frames = len({row["frame"] for row in of})
             counts = Counter(row["split"] for row in of)
-            parts = [counts[split] for split in ("train", "dev", "test")]
+            parts = [counts[split] for split in world.SPLITS]
             lines.append([f"{name}, {value}", frames, *parts])
     return (
         table(
@@ -243,13 +246,16 @@ def general() -> str:
             [
                 ["`sample.jsonl`", len(rows("general/sample"))],
                 ["`practice_sample.jsonl`", len(rows("general/practice_sample"))],
+                ["`refine_sample.jsonl`", len(rows("general/refine_sample"))],
                 ["`heldout.jsonl`", len(held)],
-                ["first part, not committed", build.DOCUMENTS],
-                ["second part, not committed", build.PRACTICE_DOCUMENTS],
+                *(
+                    [f"*{part}*, not committed", count]
+                    for part, count in build.DOCUMENTS.items()
+                ),
             ],
         )
         + f"\nA document of `heldout.jsonl` has {words} words on average.\n\n"
-        + table(["lexicon", "frames", "train", "dev", "test"], lines)
+        + table(["lexicon", "frames", *world.SPLITS], lines)
     )
 
 

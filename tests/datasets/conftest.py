@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -16,8 +15,7 @@ DATASETS = ROOT / "datasets"
 for folder in (Path(__file__).parent, DATASETS):
     sys.path.insert(0, str(folder))
 
-DOCUMENTS = 100_000
-PRACTISED = 30_000
+DOCUMENTS = {"read": 100_000, "practice": 30_000, "refine": 30_000}
 
 
 @pytest.fixture(scope="session")
@@ -63,22 +61,18 @@ def read(name: str) -> dict[str, list[dict]]:
 
 
 @pytest.fixture(scope="session")
-def practised() -> list[str]:
-    """Documents of the second part of what the shipped base reads."""
+def parts() -> dict[str, list[str]]:
+    """The first documents of each part of what the shipped base reads."""
     import build
     import make_general
 
-    drawn = make_general.documents(
-        build.PRACTICE_DOCUMENTS, seed=build.SEED, practice=True
-    )
-    return list(islice(drawn, PRACTISED))
+    return {
+        part: list(make_general.documents(count, seed=build.SEED, part=part))
+        for part, count in DOCUMENTS.items()
+    }
 
 
 @pytest.fixture(scope="session")
-def documents(practised: list[str]) -> list[str]:
-    """Documents of both parts of what the shipped base reads, the first part first."""
-    import build
-    import make_general
-
-    drawn = make_general.documents(build.DOCUMENTS, seed=build.SEED)
-    return [*islice(drawn, DOCUMENTS), *practised]
+def documents(parts: dict[str, list[str]]) -> list[str]:
+    """Documents of all parts of what the shipped base reads, in their order."""
+    return [text for found in parts.values() for text in found]

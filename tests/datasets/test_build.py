@@ -33,7 +33,7 @@ def test_rebuilt_byte_for_byte(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     built = sorted(p.relative_to(tmp_path) for p in tmp_path.rglob("*.*"))
-    assert len(built) == 21 + len(CARDS)
+    assert len(built) == 23 + len(CARDS)
     differ = [
         str(path)
         for path in built
@@ -42,7 +42,7 @@ def test_rebuilt_byte_for_byte(tmp_path: Path) -> None:
     assert differ == []
 
 
-PARTS = ("sample", "practice_sample", "heldout")
+PARTS = ("sample", "practice_sample", "refine_sample", "heldout")
 
 
 def test_every_data_file_is_built_or_written_by_hand() -> None:

@@ -22,14 +22,14 @@ def letters(text: str) -> str:
 
 
 @pytest.mark.parametrize("mood", ["good", "bad"])
-def test_each_mood_has_300_situations_to_train_on(mood: str) -> None:
-    found = world.select(world.SITUATIONS, split="train", mood=mood)
+def test_each_mood_has_300_situations_to_read(mood: str) -> None:
+    found = world.SITUATIONS_OF["read", mood]
     assert len({row["text"] for row in found}) >= 300
 
 
 @pytest.mark.parametrize("polarity", ["kind", "harsh"])
-def test_each_polarity_has_300_remarks_to_train_on(polarity: str) -> None:
-    found = world.select(world.REMARKS, split="train", polarity=polarity)
+def test_each_polarity_has_300_remarks_to_read(polarity: str) -> None:
+    found = world.REMARKS_OF["read", polarity]
     assert len({row["text"] for row in found}) >= 300
 
 
@@ -85,15 +85,28 @@ def test_what_the_base_read_was_kept_out_of_the_held_out_text() -> None:
     record = Path(build.__file__).parents[1] / "benchmarks" / "results" / "base.json"
     recipe = json.loads(record.read_text(encoding="utf-8"))["recipe"]
     assert recipe["seed"] == build.SEED
-    assert recipe["documents"] == build.DOCUMENTS
-    assert recipe["practice_documents"] == build.PRACTICE_DOCUMENTS
+    assert build.DOCUMENTS == {
+        "read": recipe["documents"],
+        "practice": recipe["practice_documents"],
+        "refine": recipe["refine_documents"],
+    }
 
 
-def test_practice_sample_is_the_beginning_of_the_second_part(
-    documents: list[str], practised: list[str], general: dict[str, list[dict]]
+@pytest.mark.parametrize("part", ["practice", "refine"])
+def test_a_parts_sample_is_its_beginning(
+    part: str, parts: dict[str, list[str]], general: dict[str, list[dict]]
 ) -> None:
-    assert [row["text"] for row in general["practice_sample"]] == practised[:100]
-    assert practised[:100] != documents[:100]
+    assert [row["text"] for row in general[f"{part}_sample"]] == parts[part][:100]
+    assert parts[part][:100] != parts["read"][:100]
+
+
+def test_refining_answers_in_steps(parts: dict[str, list[str]]) -> None:
+    """A count or a comparison is reasoned out before its answer is said."""
+    said = re.compile(r"comes (\w+) times|: (\w+) has (?:more|fewer)")
+    reasoned = re.compile(r"\b(one|two|three|four)\b|is (?:greater|fewer) than")
+    told = [text for text in parts["refine"] if said.search(text)]
+    assert len(told) > 1000
+    assert [text for text in told if not reasoned.search(text)] == []
 
 
 def test_odd_words_take_the_places_and_change_nothing_else() -> None:

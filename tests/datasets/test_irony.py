@@ -10,8 +10,9 @@ import oracle
 import pytest
 
 LABELS = {"irony", "sarcasm", "literal"}
-SIZES = {"train": 6000, "dev": 600, "test": 1200, "written": 300}
-GRAMMAR = ("train", "dev", "test")
+SIZES = {"train": 6000, "dev": 600, "test": 1200, "unseen": 600, "written": 300}
+GRAMMAR = ("train", "dev", "test", "unseen")
+TESTED = ("dev", "test", "unseen")
 Splits = dict[str, list[dict]]
 
 
@@ -52,7 +53,7 @@ def test_mood_polarity_and_aim_are_balanced_within_labels(
         assert min(of.values()) >= 0.75 * each / cells, label
 
 
-@pytest.mark.parametrize("split", ["dev", "test"])
+@pytest.mark.parametrize("split", TESTED)
 @pytest.mark.parametrize(
     ("told", "most"),
     [
@@ -70,12 +71,12 @@ def test_no_shortcut_gives_the_label(split: str, told: str, most: float) -> None
     assert sum(right) / len(right) <= most
 
 
-@pytest.mark.parametrize("split", ["dev", "test"])
+@pytest.mark.parametrize("split", TESTED)
 def test_all_three_together_give_the_label(split: str) -> None:
     assert all(card_figures.shortcut("all three", split))
 
 
-@pytest.mark.parametrize("split", ["dev", "test", "written"])
+@pytest.mark.parametrize("split", [*TESTED, "written"])
 def test_words_alone_do_not_give_the_label(split: str) -> None:
     # What knows the aim alone has two thirds: words say no more than that.
     right = card_figures.bag_of_words(split)
