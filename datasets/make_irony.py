@@ -23,13 +23,17 @@ FRAMES = (
 )
 
 
-def draw(rng: Random, split: str, label: str) -> dict[str, str]:
-    """Draws one text of a label from a split's situations and remarks."""
+def draw(rng: Random, split: str, number: int) -> dict[str, str]:
+    """Draws row `number` from a split's situations and remarks.
+
+    Labels, and within a label moods and aims, take turns, so that they are balanced.
+    """
+    label = LABELS[number % 3]
     name, speaker = rng.sample(NAMES, 2)
-    mood = rng.choice(["good", "bad"])
+    mood = ("good", "bad")[number // 3 % 2]
     fits = label == "literal"
     polarity = "kind" if (mood == "good") == fits else "harsh"
-    aim = AIM.get(label) or rng.choice(["thing", "person"])
+    aim = AIM.get(label) or ("thing", "person")[number // 6 % 2]
     event = choose_by_frame(rng, POOLS[split, mood])["text"].replace("{name}", name)
     text = rng.choice(FRAMES).format(
         situation=upper_first(event),
@@ -60,7 +64,7 @@ def rows(split: str, count: int | None = None) -> list[dict[str, str]]:
     rng, found, seen = Random(f"irony {split}"), [], set()
     wanted = SIZES[split] if count is None else count
     while len(found) < wanted:
-        row = draw(rng, split, LABELS[len(found) % len(LABELS)])
+        row = draw(rng, split, len(found))
         if row["text"] not in seen:
             seen.add(row["text"])
             found.append(row)
