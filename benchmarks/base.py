@@ -407,7 +407,8 @@ def cloze(task: str, count: int, *, seed: int) -> list[tuple[str, str]]:
 def polarity(lexicon: str, split: str, count: int, *, seed: int) -> list[tuple]:
     """Returns (prose, right word, wrong word) for situations or remarks of a split."""
     rng, rows = Random(f"probe {lexicon} {split} {seed}"), []
-    pool = world.select(getattr(world, lexicon), split=split)
+    found = world.SITUATIONS_OF if lexicon == "SITUATIONS" else world.REMARKS_OF
+    pool = [row for (of, _), part in found.items() if of == split for row in part]
     for _ in range(count):
         row, name = world.choose_by_frame(rng, pool), rng.choice(world.NAMES)
         if lexicon == "SITUATIONS":
@@ -434,18 +435,18 @@ def tone(count: int) -> list[tuple]:
     ]
 
 
-def meant(count: int, *, seed: int) -> list[tuple]:
+def meant(split: str, count: int, *, seed: int) -> list[tuple]:
     """Returns (prose, right ending, wrong ending): was a remark meant as it was said?
 
-    Situations and remarks are of the test split, which no document tells.
+    Situations and remarks are of a split of the lexicons.
     """
-    rng, rows = Random(f"probe meant {seed}"), []
+    rng, rows = Random(f"probe meant {split} {seed}"), []
     for _ in range(count):
         name, speaker = rng.sample(world.NAMES, 2)
         mood, tone = rng.choice(["good", "bad"]), rng.choice(["kind", "harsh"])
-        words = world.remark_words(rng, tone, "test")["text"]
+        words = world.remark_words(rng, tone, split)["text"]
         said = make_general.say(rng, speaker, words, name)
-        prose = f"{world.situation(rng, name, mood, 'test')} {said} {speaker}"
+        prose = f"{world.situation(rng, name, mood, split)} {said} {speaker}"
         endings = [" meant", " did"]
         fits = (mood == "good") == (tone == "kind")
         rows.append((prose, *(endings if fits else endings[::-1])))
@@ -568,12 +569,12 @@ def probe(
     found = drilled(model, exercises)
     for task in PROBED_TASKS:
         found[task] = continues(model, tokenizer, cloze(task, count, seed=recipe.seed))
-    for lexicon in ("SITUATIONS", "REMARKS"):
-        for split in ("train", "test"):
+    for split, name in (("read", "known"), ("unseen", "unseen")):
+        for lexicon in ("SITUATIONS", "REMARKS"):
             rows = polarity(lexicon, split, 2 * count, seed=recipe.seed)
-            name = f"{lexicon.lower()}_{'known' if split == 'train' else 'unseen'}"
-            found[name] = prefers(model, tokenizer, rows)
-    found["meant"] = prefers(model, tokenizer, meant(2 * count, seed=recipe.seed))
+            found[f"{lexicon.lower()}_{name}"] = prefers(model, tokenizer, rows)
+        rows = meant(split, 2 * count, seed=recipe.seed)
+        found[f"meant_{name}"] = prefers(model, tokenizer, rows)
     found["tone"] = prefers(model, tokenizer, tone(3 * count))
     return {name: round(value, 4) for name, value in found.items()}
 
@@ -654,6 +655,7 @@ class Run:
         self.tokenizer, self.streams, self.text_hashes = prepare(recipe, work)
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.stage, self.step, self.seconds, self.tokens = "copy", 0, 0.0, 0
+        self.machines: dict[str, dict] = {}  # tokens and seconds by hardware
         self.exercises = make_exercises(self.tokenizer, self.streams["read"], recipe)
         self.log: list[dict] = []
         self.losses: list[torch.Tensor] = []  # of the steps since the last line
@@ -689,6 +691,7 @@ class Run:
             "step": self.step,
             "seconds": self.seconds,
             "tokens": self.tokens,
+            "machines": self.machines,
             "log": self.log,
             "losses": self.losses,
             "model": self.model.state_dict(),
@@ -704,7 +707,8 @@ class Run:
             raise SystemExit(
                 f"{self.work} holds a run of another recipe; remove it or name another."
             )
-        for name in ("stage", "step", "seconds", "tokens", "log", "losses"):
+        names = ("stage", "step", "seconds", "tokens", "machines", "log", "losses")
+        for name in names:
             setattr(self, name, state[name])
         model = first_model(self.recipe)
         model = model if self.stage in EARLY else grow(model, self.recipe)
@@ -785,7 +789,7 @@ class Run:
         self, steps: int, batch, learning_rate, every: int, probes, done
     ) -> None:
         """Trains until `done(probes)` or for `steps`, with probes and checkpoints."""
-        began = time.perf_counter()
+        began, before = time.perf_counter(), self.tokens
         for ids in batches(batch, range(self.step, steps), self.device):
             self.set_rate(learning_rate(self.step))
             self.losses.append(self.take_step(ids))
@@ -794,13 +798,21 @@ class Run:
             ends = self.step % every == 0 or self.step == steps
             if ends or self.step % self.recipe.checkpoint_every == 0:
                 loss = torch.stack(self.losses).mean().item()  # waits for the GPU
-                self.seconds += time.perf_counter() - began
+                self.book(time.perf_counter() - began, self.tokens - before)
                 found = self.look(loss, probes) if ends else {}
                 if self.step % self.recipe.checkpoint_every == 0:
                     self.save()
                 if ends and done(found):
                     return
-                began = time.perf_counter()
+                began, before = time.perf_counter(), self.tokens
+
+    def book(self, seconds: float, tokens: int) -> None:
+        """Adds up what training took, in all and on this machine."""
+        self.seconds += seconds
+        here = {"tokens": 0, "seconds": 0.0}
+        here = self.machines.setdefault(records.hardware(), here)
+        here["tokens"] += tokens
+        here["seconds"] += seconds
 
     def look(self, loss: float, probes: Callable[[], dict]) -> dict:
         """Probes the model, logs a line and returns what the probes found."""
@@ -973,7 +985,7 @@ def export(run: Run, out: Path, count: int) -> None:
         "reverse",
         "count_items",
         "situations_unseen",
-        "meant",
+        "meant_unseen",
         "tone",
     ]
     curve = [
@@ -986,15 +998,20 @@ def export(run: Run, out: Path, count: int) -> None:
         "parameters": sum(p.numel() for p in model.parameters()),
         "tokens": run.tokens,
         "seconds": run.seconds,
-        "hardware": records.hardware(),
+        "machines": run.machines,
         "text_hash": run.text_hashes["read"],
         "practice_hash": run.text_hashes["practice"],
         "refine_hash": run.text_hashes["refine"],
         "count": count,
     }
+    cost = "; ".join(
+        f"{spent['tokens']:,} tokens in {spent['seconds']:,.0f} s of training on {name}"
+        for name, spent in run.machines.items()
+    )
     card = CARD.read_text(encoding="utf-8").format(
         **asdict(recipe),
         **facts,
+        cost=cost,
         probes=records.table(
             ["probe", "right", "95% interval", "n"],
             [

@@ -69,13 +69,14 @@ def test_killed_and_resumed_it_draws_the_identical_curve(whole, tmp_path) -> Non
 def test_it_learns_and_probes_while_it_trains(whole) -> None:
     log = log_of(whole[0])
     stages = list(dict.fromkeys(line["stage"] for line in log))
-    assert stages == ["copy", "bind", "drill", "read", "practice"]
+    assert stages == ["copy", "bind", "drill", "read", "practice", "refine"]
     reading = [line for line in log if line["stage"] == "read"]
     assert reading[-1]["loss"] < reading[0]["loss"] - 0.2
     assert {"where", "situations_unseen", "tone"} <= set(reading[-1]["probes"])
-    practice = [line for line in log if line["stage"] == "practice"]
-    assert practice[-1]["loss"] < practice[0]["loss"]
-    assert "meant" in practice[-1]["probes"]
+    for stage in ("practice", "refine"):
+        lines = [line for line in log if line["stage"] == stage]
+        assert lines[-1]["loss"] < lines[0]["loss"]
+        assert "meant_unseen" in lines[-1]["probes"]
     binding = next(line for line in log if line["stage"] == "bind")
     assert set(binding["probes"]) == {"copy", "bind", "backwards"}
 
