@@ -106,7 +106,7 @@ class Recipe:
     practice_steps: int = 8000
     practice_rate: float = 1.5e-3
     refine_rows: int = 32
-    refine_steps: int = 3000
+    refine_steps: int = 4500
     refine_rate: float = 1e-3
     early_probe_every: int = 50
     probe_every: int = 500
@@ -377,15 +377,15 @@ PROBED_TASKS = (
 def opening(task: str, example: world.Example) -> tuple[str, str]:
     """Returns (how an answer begins, what must be found next).
 
-    Where an answer counts or compares in steps, its first word is given and all steps
+    Where an answer counts or compares in steps, its first words are given and all steps
     must be found; else all is given but what was asked for.
     """
     form = world.WORDINGS[task]["answer"]
     known = example.slots | {"a": example.answer}
-    if form.startswith(("{Counted}", "{Tallied}")):
+    if form.startswith(("{Counted}", "Word by word: {tallied}")):
         whole = world.fill(form[: form.index("{a}") + 3], known)
-        first, rest = whole.split(" ", 1)
-        return first, rest
+        first = form[: form.index("{")].strip() or whole.split(" ")[0]
+        return first, whole.removeprefix(first).strip()
     begun = world.fill(form[: form.index("{a}")], known).rstrip()
     article = "a " if example.answer.startswith("a ") else ""  # not: "has got a ..."
     return f"{begun} {article}".rstrip(), example.answer.removeprefix(article)

@@ -300,7 +300,14 @@ def picture() -> None:
     record = json.loads((RESULTS / "base.json").read_text(encoding="utf-8"))
     lines: dict[str, list[tuple[float, float]]] = {}
     for point in record["log"]:
-        for name in ("copy", "where", "first", "remarks_unseen", "meant_unseen", "tone"):
+        for name in (
+            "copy",
+            "where",
+            "first",
+            "remarks_unseen",
+            "meant_unseen",
+            "tone",
+        ):
             if name in point["probes"]:
                 spot = (point["tokens"] / 1e6, 100 * point["probes"][name])
                 lines.setdefault(name.replace("_", " "), []).append(spot)

@@ -170,9 +170,7 @@ def main() -> None:
                 result = tuning.resumed(
                     KEPT,
                     f"{of_this} {rung} {size} {seed} {best}",
-                    lambda g=rung, n=size, s=seed, r=best: run(
-                        g, n, s, r, TESTS
-                    ),
+                    lambda g=rung, n=size, s=seed, r=best: run(g, n, s, r, TESTS),
                 )
                 runs.append(result)
                 print(f"fine-tuning: {rung}, {size}, {seed}: {result}", flush=True)

@@ -9,18 +9,11 @@ literal; words that do not are irony, or sarcasm where they are about a person.
 from random import Random
 
 import world
-from world import NAMES, choose_by_frame, upper_first
+from world import NAMES, choose_by_frame
 
 LABELS = ("irony", "sarcasm", "literal")
 SIZES = {"train": 6000, "dev": 600, "test": 1200, "unseen": 600}
 AIM = {"irony": "thing", "sarcasm": "person"}
-FRAMES = (
-    '{situation}. {speaker} said to {name}: "{remark}"',
-    '{situation}. "{remark}" said {speaker}.',
-    '{speaker} saw that {lower}. "{remark}" {speaker} said to {name}.',
-    '"{remark}" said {speaker}, when {lower}.',
-    '{speaker} heard the news: {lower}. {speaker} said: "{remark}"',
-)
 
 
 def draw(rng: Random, split: str, number: int) -> dict[str, str]:
@@ -34,22 +27,13 @@ def draw(rng: Random, split: str, number: int) -> dict[str, str]:
     fits = label == "literal"
     polarity = "kind" if (mood == "good") == fits else "harsh"
     aim = AIM.get(label) or ("thing", "person")[number // 6 % 2]
-    event = choose_by_frame(rng, POOLS[split, mood])["text"].replace("{name}", name)
-    text = rng.choice(FRAMES).format(
-        situation=upper_first(event),
-        lower=event,
-        speaker=speaker,
-        name=name,
-        remark=choose_by_frame(rng, POOLS[split, polarity, aim])["text"],
-    )
+    event = world.event(rng, name, mood, split)
+    remark = choose_by_frame(rng, POOLS[split, polarity, aim])["text"]
+    text = world.carry(rng, event, remark, name=name, speaker=speaker)
     return {"text": text, "label": label}
 
 
 POOLS = {
-    (split, mood): world.select(world.SITUATIONS, split=split, mood=mood)
-    for split in SIZES
-    for mood in ("good", "bad")
-} | {
     (split, polarity, aim): world.select(
         world.REMARKS, split=split, polarity=polarity, aim=aim
     )

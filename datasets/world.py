@@ -164,15 +164,35 @@ SITUATIONS_OF = pools(SITUATIONS, "mood")
 REMARKS_OF = pools(REMARKS, "polarity")
 
 
+def event(rng: Random, name: str, mood: str, split: str = "read") -> str:
+    """Returns a split's situation of this mood about `name`, as part of a sentence."""
+    row = choose_by_frame(rng, SITUATIONS_OF[split, mood])
+    return row["text"].replace("{name}", name)
+
+
 def situation(rng: Random, name: str, mood: str, split: str = "read") -> str:
     """Returns a split's situation of this mood, as a sentence about `name`."""
-    row = choose_by_frame(rng, SITUATIONS_OF[split, mood])
-    return upper_first(row["text"].replace("{name}", name)) + "."
+    return upper_first(event(rng, name, mood, split)) + "."
 
 
 def remark_words(rng: Random, tone: str, split: str = "read") -> dict:
     """Returns a split's remark of this polarity: text and aim."""
     return choose_by_frame(rng, REMARKS_OF[split, tone])
+
+
+CARRIERS = (
+    '{Event}. {speaker} said to {name}: "{remark}"',
+    '{Event}. "{remark}" said {speaker}.',
+    '{speaker} saw that {event}. "{remark}" {speaker} said to {name}.',
+    '"{remark}" said {speaker}, when {event}.',
+    '{speaker} heard the news: {event}. {speaker} said: "{remark}"',
+)
+
+
+def carry(rng: Random, event: str, remark: str, *, name: str, speaker: str) -> str:
+    """Returns a text: something happens to `name`, and `speaker` remarks on it."""
+    told = {"event": event, "remark": remark, "name": name, "speaker": speaker}
+    return fill(rng.choice(CARRIERS), told)
 
 
 # --- scenes ---------------------------------------------------------------------------

@@ -322,7 +322,7 @@ FORMS: dict[str, tuple[str, object]] = {
     "after": ("After # comes @.", lambda text, asked: any_found(listed(text), asked)),
     "reverse": ("Backwards: @.", None),
     "count_items": ("#: @ words.", counted),
-    "count_word": ("# comes @ times.", tallied),
+    "count_word": ("Word by word: # comes @ times.", tallied),
     "count_sentences": ("There are @ sentences.", None),
     "more": ("#: @ has more.", lambda text, asked: by_size(text, "greater")),
     "fewer": ("#: @ has fewer.", lambda text, asked: by_size(text, "fewer")),
