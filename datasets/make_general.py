@@ -206,12 +206,12 @@ def address(rng: Random) -> str:
 MEANT = (
     "{speaker} meant it.",
     "{speaker} said what {speaker} thought.",
-    "Meant as it was said.",
+    "This is what {speaker} thought.",
 )
 NOT_MEANT = (
     "{speaker} did not mean it.",
     "{speaker} thought the opposite.",
-    "Not meant as it was said.",
+    "This is not what {speaker} thought.",
 )
 
 
@@ -527,14 +527,14 @@ def weakest(rng: Random) -> str:
 WEAKEST = {"count_word": 12, "reverse": 10, "colour": 4, "more": 2, "fewer": 2}
 WEAKEST_WEIGHTS = [WEAKEST.get(task, 1) for task in TASK_NAMES]
 REFINE: dict[Callable[[Random], str], float] = {
-    weakest: 36,
+    weakest: 34,
     many_questions: 8,
     questions: 8,
     echoes: 4,
     moods: 10,
     remarks: 10,
     address: 3,
-    meant: 15,
+    meant: 17,
     stories: 1,
     statements: 1,
     retold: 1,

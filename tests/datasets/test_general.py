@@ -139,11 +139,8 @@ def test_what_was_meant_fits_what_happened() -> None:
         mood = mood_of[max(told_of, key=len)]
         tone = next(tone_of[t] for t in tone_of if f'"{t}"' in told)
         fits = (mood == "good") == (tone == "kind")
-        assert told.endswith(
-            ("mean it.", "meant it.", "thought.", "opposite.", "said.")
-        )
-        assert fits != told.endswith(
-            ("not mean it.", "opposite.", "Not meant as it was said.")
-        )
+        assert re.search("(mean|meant) it.$|thought.$|opposite.$", told)
+        denied = ("did not mean it.", "opposite.")
+        assert fits != (told.endswith(denied) or " This is not what " in told)
         kinds[mood, tone] += 1
     assert len(kinds) == 4
