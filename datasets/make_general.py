@@ -231,6 +231,24 @@ def meant(rng: Random, *, tones: tuple[str, ...] = TONES) -> str:
     return f"{text} {told}"
 
 
+THIS_IS = {
+    "good": "This is good news.",
+    "bad": "This is bad news.",
+    "kind": "This is praise.",
+    "harsh": "This is a complaint.",
+}
+
+
+def judged(rng: Random) -> str:
+    """A remark beside a situation, and a judgement of one of the two alone."""
+    name, speaker = rng.sample(NAMES, 2)
+    mood, tone = rng.choice(["good", "bad"]), rng.choice(TONES)
+    event = world.event(rng, name, mood)
+    remark = world.remark_words(rng, tone)["text"]
+    text = world.carry(rng, event, remark, name=name, speaker=speaker)
+    return f"{text} {THIS_IS[rng.choice([mood, tone])]}"
+
+
 DEFINITIONS = (
     "Irony: the words say the opposite of what fits.",
     "Irony is when the words say one thing and the speaker thinks the opposite.",
@@ -527,14 +545,16 @@ def weakest(rng: Random) -> str:
 WEAKEST = {"count_word": 12, "reverse": 10, "colour": 4, "more": 2, "fewer": 2}
 WEAKEST_WEIGHTS = [WEAKEST.get(task, 1) for task in TASK_NAMES]
 REFINE: dict[Callable[[Random], str], float] = {
-    weakest: 34,
+    weakest: 28,
     many_questions: 8,
     questions: 8,
     echoes: 4,
     moods: 10,
     remarks: 10,
     address: 3,
-    meant: 17,
+    judged: 8,
+    meant: 6,
+    mostly_kind: 9,
     stories: 1,
     statements: 1,
     retold: 1,
