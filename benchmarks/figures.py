@@ -15,6 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+import fine_tuning  # noqa: E402
 import gpu  # noqa: E402
 from records import table  # noqa: E402
 
@@ -98,7 +99,7 @@ def fine_tuning_table() -> str:
         ["what moves, and test", *(f"{size:,} rows" for size in sizes)],
         [
             [f"{name}, {split}"] + [share(found[name, split, size]) for size in sizes]
-            for split in ("test", "written")
+            for split in fine_tuning.TESTS
             for name in names
         ],
     )
@@ -113,19 +114,20 @@ def techniques_table() -> str:
     made = []
     for name in best:
         test = found[name, "test", "accuracy"]
-        written, prose = (name, "written", "accuracy"), (name, "kept", PROSE)
+        prose = (name, "kept", PROSE)
+        others = [(name, split, "accuracy") for split in ("unseen", "written")]
         made.append(
             [
                 name,
                 share(test),
-                share(found[written]) if written in found else "–",
+                *(share(found[one]) if one in found else "–" for one in others),
                 f"{test['trainable_parameters']:,}" if "rows" in test else "–",
                 f"{test['train_seconds']:.0f}" if "train_seconds" in test else "–",
                 f"{test['tokens_a_question']:.0f}" if "rows" in test else "–",
                 f"{found[prose]['value']:,.1f}" if prose in found else "–",
             ]
         )
-    header = "technique|test|written|trained parameters|seconds of training"
+    header = "technique|test|unseen|written|trained parameters|seconds of training"
     header += "|tokens a question|perplexity of prose afterwards"
     return table(header.split("|"), made)
 

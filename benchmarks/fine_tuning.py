@@ -24,13 +24,13 @@ DATA = records.ROOT / "datasets" / "irony"
 SIZES = (50, 200, 800, 2400, 6000)
 SEEDS = range(5)
 TESTS = ("test", "unseen", "written")
-EPOCHS = 3
+EPOCHS = 2
 LEAST_STEPS = 60  # few rows are seen more often, or nothing would have moved
 BATCH = 32
 RATES = {
-    "head only": (3e-3, 1e-2, 3e-2),
+    "head only": (1e-2, 3e-2, 1e-1),
     "LoRA": (5e-4, 1.5e-3, 5e-3),
-    "full tuning": (2e-4, 6e-4, 2e-3),
+    "full tuning": (7e-5, 2e-4, 6e-4),
 }
 COMMAND = "python benchmarks/fine_tuning.py"
 KEPT = records.ROOT / "build" / "fine_tuning.json"
@@ -40,6 +40,14 @@ def read(split: str) -> list[dict]:
     """Returns the rows of a split of the tone task."""
     lines = (DATA / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()
     return [json.loads(line) for line in lines]
+
+
+CUE = "This is"  # a head reads the last token, and here the base judges a text
+
+
+def questions(rows: list[dict]) -> list[str]:
+    """Returns the texts of rows, with the words behind them that a label completes."""
+    return [f"{row['text']} {CUE}" for row in rows]
 
 
 NAMES = encoding.class_ids([row["label"] for row in read("train")])[1]
@@ -90,7 +98,7 @@ def train(model, tokenizer, rows: list[dict], *, seed: int, rate: float) -> None
     set_seed(seed)
     gpu = torch.cuda.is_available()
     half = models.half_precision()
-    ids = tokenizer([row["text"] for row in rows])["input_ids"]
+    ids = tokenizer(questions(rows))["input_ids"]
     steps = max(LEAST_STEPS, EPOCHS * -(-len(rows) // BATCH))
     trainer = Trainer(
         model=model,
@@ -127,7 +135,7 @@ def accuracy(model, tokenizer, rows: list[dict]) -> float:
     hits = 0
     for start in range(0, len(rows), 100):
         part = rows[start : start + 100]
-        ids = tokenizer([row["text"] for row in part])["input_ids"]
+        ids = tokenizer(questions(part))["input_ids"]
         batch = tokenizer.pad({"input_ids": ids}, return_tensors="pt")
         with torch.no_grad():
             best = model(**batch.to(model.device)).logits.argmax(-1).tolist()
