@@ -22,7 +22,7 @@ ROWS = 3000
 COMMAND = "python benchmarks/instruction_tuning.py"
 SPLITS = ("new_rows", "new_wordings", "new_combinations", "held_out")
 FULL, LORA = "full tuning", "LoRA r 16"
-RATES = {FULL: (8e-4, 1.5e-3, 3e-3), LORA: (2e-3, 5e-3, 1e-2)}
+RATES = {FULL: (4e-4, 8e-4, 1.5e-3), LORA: (2e-3, 5e-3, 1e-2)}
 VARIANTS = (
     FULL,
     LORA,
