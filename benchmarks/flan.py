@@ -24,7 +24,7 @@ import make_instructions  # noqa: E402
 SIZES = (4, 8, 16, 28)
 SEEDS = range(5)
 ROWS = 2000
-RATES = (4e-4, 8e-4, 1.5e-3)
+RATES = (8e-4, 1.5e-3, 3e-3)
 COMMAND = "python benchmarks/flan.py"
 
 
