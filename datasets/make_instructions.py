@@ -10,7 +10,7 @@ from itertools import permutations
 from random import Random
 
 import world
-from world import FAMILIES, HELD_CLUSTERS, TASKS, WORDINGS, fill
+from world import FAMILIES, HELD_CLUSTERS, TASKS, WORDINGS, Example, fill
 
 TRAIN_ROWS = 14_000
 TEST_ROWS = {
@@ -59,6 +59,24 @@ ALL_PAIRS = [pair for tasks in FAMILIES.values() for pair in permutations(tasks,
 TRAIN_PAIRS = [pair for pair in ALL_PAIRS if pair not in HELD_PAIRS]
 
 
+NOT_TOLD = ": it cannot be told from the text."
+TAKEN_UP = dict.fromkeys(world.CAN_BE_UNKNOWN, "{name}") | {
+    "who_has": "The {thing}",
+    "colour": "The {object}",
+    "who_where": "In the {place}",
+    "who_said": '"{Said}."',
+}
+"""How an answer begins that cannot be given; it takes up what was asked for, as others
+do. Said at once, it would need to be decided before the text was searched for it."""
+
+
+def say(task: str, example: Example) -> str:
+    """Returns the answer as a sentence."""
+    if example.answer == world.UNKNOWN:
+        return fill(TAKEN_UP[task], example.slots) + NOT_TOLD
+    return world.say(task, example)
+
+
 def single(rng: Random, task: str, wordings: str, *, lexicon: str) -> dict:
     """Draws one row of one task."""
     text, (example,) = world.draw_together(
@@ -68,7 +86,7 @@ def single(rng: Random, task: str, wordings: str, *, lexicon: str) -> dict:
     return {
         "instruction": fill(wording, example.slots),
         "input": text,
-        "output": world.say(task, example),
+        "output": say(task, example),
         "task": task,
         "cluster": cluster(task),
     }
@@ -84,7 +102,7 @@ def pair(rng: Random, tasks: tuple[str, str], wordings: str = "train") -> dict:
     return {
         "instruction": rng.choice(TOGETHER).format(one=asked[0], two=asked[1]),
         "input": text,
-        "output": " ".join(map(world.say, tasks, examples)),
+        "output": " ".join(map(say, tasks, examples)),
         "task": "+".join(tasks),
         "cluster": "pairs",
     }

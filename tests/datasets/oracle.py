@@ -345,7 +345,16 @@ FORMS: dict[str, tuple[str, object]] = {
 
 
 # their answers begin with what the text or the question has in small letters
-CAPITALS = ("who_said", "count_items", "count_word", "more", "fewer", "same")
+CAPITALS = ("who_said", "count_items", "more", "fewer", "same")
+
+
+def taken_up(task: str, asked: str) -> str:
+    """What the answer to an open question takes up of it."""
+    named = re.search(FORMS.get(task, (None, NAME))[1], asked, re.I)[0]
+    if task == "who_said":
+        return f'"{named[:1].upper()}{named[1:]}."'
+    before = {"who_has": "The ", "colour": "The ", "who_where": "In the "}
+    return before.get(task, "") + named
 
 
 def any_found(words: list[str], asked: str) -> str:
@@ -358,7 +367,9 @@ def sentence(task: str, text: str, asked: Asked) -> str:
     """The answer of one task as a sentence."""
     rest = asked.rest
     found = RULES[task](text, asked)
-    if found == UNKNOWN or task not in FORMS:
+    if found == UNKNOWN:
+        return f"{taken_up(task, rest)}: it cannot be told from the text."
+    if task not in FORMS:
         return found
     form, key = FORMS[task]
     if key is None:

@@ -14,7 +14,7 @@ import world
 TRAINED_SIZE = 12_000
 TESTS = {"new_rows", "new_wordings", "new_combinations", "held_out"}
 HELD_CLUSTERS = {"extraction", "order"}
-UNKNOWN = "It cannot be told from the text."
+UNKNOWN = ": it cannot be told from the text."
 FIELDS = ["instruction", "input", "output", "task", "cluster"]
 Splits = dict[str, list[dict]]
 
@@ -137,10 +137,10 @@ def test_the_oracle_knows_no_builder() -> None:
 
 
 def test_a_twentieth_cannot_be_told(instructions: Splits) -> None:
-    open_ended = [row["output"] == UNKNOWN for row in instructions["train"]]
+    open_ended = [row["output"].endswith(UNKNOWN) for row in instructions["train"]]
     assert 0.045 <= sum(open_ended) / len(open_ended) <= 0.055
     told = [row for row in instructions["train"] if "cannot be told" in row["output"]]
-    assert all(row["output"] == UNKNOWN for row in told)
+    assert all(row["output"].endswith(UNKNOWN) for row in told)
     assert len({row["task"] for row in told}) >= 6
 
 
