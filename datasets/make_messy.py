@@ -13,7 +13,7 @@ from random import Random
 TASKS = ("where", "colour", "what_has", "reverse", "first", "twice")
 ROWS = 400
 SEED = "messy"
-PASTED = 60  # times that a text is pasted where it should stand once
+PASTED = 1_200  # words at least, pasted where a text should stand once
 LONG = 20  # rows among which near-duplicates are drawn, the longest ones
 REPEATED = ("duplicate", "near-duplicate")
 
@@ -88,7 +88,8 @@ def answered(answer: str) -> Callable[[Row], dict]:
 
 def pasted(row: Row) -> dict:
     """Returns a row into which its text was pasted over and over."""
-    return chat(asked(row, after=f" {row['input']}" * PASTED), row["output"])
+    times = -(-PASTED // len(row["input"].split()))
+    return chat(asked(row, after=f" {row['input']}" * times), row["output"])
 
 
 def cut(row: Row) -> dict:

@@ -21,6 +21,7 @@ WORDS = 12
 of one kind, likeness is what they are for."""
 
 _MINHASHES = 32
+_CANDIDATE = 0.7  # of a pair whose triples are compared; well below NEAR
 
 
 @rule(
@@ -77,17 +78,25 @@ def near_duplicates(source: Source) -> Iterator[Place]:
     """Find rows of at least twelve words with nine tenths of their triples shared."""
     from datasketch import MinHash, MinHashLSH
 
-    index = MinHashLSH(threshold=NEAR, num_perm=_MINHASHES)
+    # A sketch is a guess: with NEAR as its own threshold it misses one such pair in
+    # several. So it names candidates, and the triples themselves decide.
+    index = MinHashLSH(threshold=_CANDIDATE, num_perm=_MINHASHES)
     empty = MinHash(num_perm=_MINHASHES, hashfunc=crc32)
-    seen = set()
+    seen, kept = set(), {}
     for (number, asked, answer), key in zip(source.pairs, source.keys, strict=True):
         words = normalised(f"{asked} {answer}").split()
         if len(words) < WORDS or key in seen:
             continue
         seen.add(key)
         sketch = empty.copy()
-        sketch.update_batch([triple.encode() for triple in _triples(words)])
-        twins = index.query(sketch)
+        triples = _triples(words)
+        sketch.update_batch([triple.encode() for triple in triples])
+        own = kept[number] = {hash(triple) for triple in triples}
+        twins = [
+            other
+            for other in index.query(sketch)
+            if len(own & kept[other]) >= NEAR * len(own | kept[other])
+        ]
         index.insert(number, sketch, check_duplication=False)
         if twins:
             told = f"like row {min(twins)}: {excerpt(asked)}"
