@@ -4,7 +4,7 @@
 
 Writes results/flan.json: exact match on wordings never seen, for tasks in the training
 set, for tasks outside it, and for two clusters that are always outside. The learning
-rate is the one that is best on training rows left out.
+rate is the one that is best on rows of their own, `tuning.dev`.
 """
 
 from __future__ import annotations

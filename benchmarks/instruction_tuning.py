@@ -4,8 +4,8 @@
 
 Writes results/instruction_tuning.json: exact match and the share of answers that end
 by themselves, on new rows, new wordings and new combinations. Full tuning and LoRA
-each get the learning rate that is best on training rows left out; the mistakes get full
-tuning's.
+each get the learning rate that is best on rows of their own, `tuning.dev`; the mistakes
+get full tuning's.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@
 Writes results/qlora.json: exact match on new rows and new wordings by technique, rank
 and target modules, each pair's difference over seeds, and how far the answers of the
 QLoRA adapter move when it is put on the 16-bit base. LoRA's learning rate, the best on
-training rows left out, is taken for all: what is compared is the base alone.
+rows of its own, `tuning.dev`, is taken for all: what is compared is the base alone.
 """
 
 from __future__ import annotations

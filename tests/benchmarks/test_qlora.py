@@ -135,15 +135,23 @@ def test_the_rate_is_chosen_on_rows_that_no_trial_was_trained_on(
         asked.append([row["output"] for row in rows])
         return rate
 
-    train = [{"output": str(number)} for number in range(tuning.DEV_ROWS + 100)]
+    train = [{"output": str(number)} for number in range(300)]
+    dev = tuning.dev()
     monkeypatch.setattr(tuning, "read", lambda split: train)
     monkeypatch.setattr(tuning, "ask", ask)
     monkeypatch.setattr(tuning, "right", lambda rate, rows: [rate == 0.2] * len(rows))
     path = tmp_path / "kept.json"
-    best, tried = tuning.chosen_rate(path, (0.1, 0.2), tune, rows=999, name="a")
+    best, tried = tuning.chosen_rate(path, (0.1, 0.2), tune, rows=100, name="a")
     assert (best, tried) == (0.2, {"0.1": 0.0, "0.2": 1.0})
-    assert len(trained[0]) == 100 and len(asked[0]) == tuning.DEV_ROWS
+    assert len(trained[0]) == 100 and len(asked[0]) == len(dev) == tuning.DEV_ROWS
     assert trained[0] == trained[1] and asked[0] == asked[1]
-    assert not set(trained[0]) & set(asked[0])
-    again = tuning.chosen_rate(path, (0.1, 0.2), tune, rows=999, name="a")
+    again = tuning.chosen_rate(path, (0.1, 0.2), tune, rows=100, name="a")
     assert again == (best, tried) and len(trained) == 2, "a kept trial was run again"
+
+
+def test_the_rows_to_choose_on_are_no_one_elses() -> None:
+    every = ("train", "new_rows", "new_wordings", "new_combinations", "held_out")
+    texts = {row["input"] for split in every for row in tuning.read(split)}
+    own = tuning.dev()
+    assert len(own) == tuning.DEV_ROWS and len({row["task"] for row in own}) == 28
+    assert not texts & {row["input"] for row in own if row["task"] != "kind_of"}
