@@ -28,17 +28,6 @@ RATES = (8e-4, 1.5e-3, 3e-3)
 COMMAND = "python benchmarks/flan.py"
 
 
-def draw_rows(tasks: list[str], count: int, seed: int, taken: set[str]) -> list[dict]:
-    """Draws training rows of these tasks that no test asks about."""
-    rng, rows = Random(f"flan {seed}"), []
-    while len(rows) < count:
-        task = tasks[len(rows) % len(tasks)]
-        row = make_instructions.single(rng, task, "train", lexicon="train")
-        if make_instructions.told(row) not in taken:
-            rows.append(row)
-    return rows
-
-
 def tune(rows: list[dict], rate: float, seed: int):
     """Returns the base tuned on rows, and the tokenizer."""
     model, tokenizer = models.load()
@@ -52,8 +41,9 @@ def run(size: int, rate: float, seed: int) -> dict[str, float]:
     order = tuning.shuffled(make_instructions.TRAINED, seed)
     tasks = order[:size]
     wordings, held = tuning.read("new_wordings"), tuning.read("held_out")
-    taken = {make_instructions.told(row) for row in wordings + held}
-    model, tokenizer = tune(draw_rows(tasks, ROWS, seed, taken), rate, seed)
+    rng = Random(f"flan {seed}")
+    own = tuning.draw_rows(rng, tasks, ROWS, lexicon="train", clear_of=wordings + held)
+    model, tokenizer = tune(own, rate, seed)
     tests = {
         "new wordings, tasks trained": [r for r in wordings if r["task"] in tasks],
         "new wordings, tasks not trained": [

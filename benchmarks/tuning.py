@@ -130,6 +130,25 @@ def right(answers: Sequence[generation.Answer], rows: Sequence[dict]) -> list[bo
     )
 
 
+def draw_rows(
+    rng: random.Random,
+    tasks: Sequence[str],
+    count: int,
+    *,
+    lexicon: str,
+    clear_of: Sequence[dict],
+) -> list[dict]:
+    """Draws rows of tasks in turn, in training wordings, with texts no others have."""
+    taken = {make_instructions.told(row) for row in clear_of if row["input"]}
+    rows: list[dict] = []
+    while len(rows) < count:
+        task = tasks[len(rows) % len(tasks)]
+        row = make_instructions.single(rng, task, "train", lexicon=lexicon)
+        if make_instructions.told(row) not in taken:
+            rows.append(row)
+    return rows
+
+
 @cache
 def dev() -> list[dict]:
     """Returns rows to choose on: of trained tasks, with texts that no other row has.
@@ -138,14 +157,9 @@ def dev() -> list[dict]:
     are trained on, and praise rates that learn these by heart.
     """
     every = ("train", "new_rows", "new_wordings", "new_combinations", "held_out")
-    taken = {make_instructions.told(row) for split in every for row in read(split)}
-    rng, rows = random.Random("instructions dev"), []
-    while len(rows) < DEV_ROWS:
-        task = make_instructions.TRAINED[len(rows) % len(make_instructions.TRAINED)]
-        row = make_instructions.single(rng, task, "train", lexicon="dev")
-        if task == "kind_of" or make_instructions.told(row) not in taken:
-            rows.append(row)
-    return rows
+    others = [row for split in every for row in read(split)]
+    rng, tasks = random.Random("instructions dev"), make_instructions.TRAINED
+    return draw_rows(rng, tasks, DEV_ROWS, lexicon="dev", clear_of=others)
 
 
 def chosen_rate(
