@@ -14,6 +14,7 @@ from __future__ import annotations
 import copy
 import json
 import time
+from statistics import median
 
 import records
 import tuning
@@ -184,7 +185,8 @@ def rows_of(rung: str, size: int, rate: float) -> list[dict]:
     runs = [kept(rung, size, seed, rate) for seed in SEEDS]
     common = {"technique": rung, "rows": size, "learning_rate": rate}
     common["trainable_parameters"] = runs[0]["trainable"]
-    common["train_seconds"] = round(sum(r["seconds"] for r in runs) / len(runs), 1)
+    # the median: another load on the machine may have slowed one run
+    common["train_seconds"] = round(median(r["seconds"] for r in runs), 1)
     return [
         common
         | {"split": split, "metric": "accuracy", "seeds": list(SEEDS)}
