@@ -16,6 +16,7 @@ import techniques as t  # noqa: E402
 SMALL = ["--rows", "32", "--asked", "60"]
 STRENGTH = {name: 0.35 + 0.04 * i for i, name in enumerate(t.TECHNIQUES)}
 STRENGTH[t.SHUFFLED] = 0.33
+SPLITS = t.fine_tuning.TESTS
 
 
 def answered(technique: str, seed: int, split: str, asked: int | None) -> str:
@@ -30,8 +31,7 @@ def answered(technique: str, seed: int, split: str, asked: int | None) -> str:
 
 def fake_run(technique: str, seed: int, choice: float, budget: t.Budget) -> dict:
     return {
-        "test": answered(technique, seed, "test", budget.asked),
-        "written": answered(technique, seed, "written", budget.asked),
+        **{split: answered(technique, seed, split, budget.asked) for split in SPLITS},
         "seconds": 0.0 if technique in t.PROMPTED else 2.0 + seed,
         "trainable": 0 if technique in t.PROMPTED else 1000,
         "perplexity": 5.0 + seed / 10,
@@ -94,7 +94,7 @@ def test_the_record_has_every_technique_with_its_costs(faked, tmp_path: Path) ->
             assert len(row["per_seed"]) == 5
     best = {r["technique"]: r.get("learning_rate") for r in test}
     # The fake likes small rates: two more were tried below the three.
-    assert best["LoRA"] == 2e-4 and best[t.SHUFFLED] == 7e-5
+    assert best["LoRA"] == 2e-4 and best[t.SHUFFLED] == 2e-5
     assert len(record["on_dev"]["LoRA"]) == 3 + t.FURTHER
     assert len(record["on_dev"]["zero-shot"]) == 3
     seconds = {r["technique"]: r.get("train_seconds") for r in test}
