@@ -17,9 +17,9 @@ sys.path.insert(0, str(ROOT))
 
 import fine_tuning  # noqa: E402
 import gpu  # noqa: E402
-from records import table  # noqa: E402
+from records import file_hash, table  # noqa: E402
 
-from helpers import views  # noqa: E402
+from helpers import models, views  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
 PROSE = "perplexity of prose"
@@ -287,13 +287,22 @@ TABLES = {
 }
 
 
+def age(name: str) -> str:
+    """Returns a line if a table's record is of another base than the one that ships."""
+    path = RESULTS / f"{'techniques' if name == 'against' else name}.json"
+    known = json.loads(path.read_text()).get("model_sha256") if path.exists() else None
+    if known in (None, file_hash(models.SHIPPED / "model.safetensors")):
+        return ""
+    return f"\nMeasured on an earlier base ({known[:8]}), not on the one that ships.\n"
+
+
 def filled(readme: str) -> str:
     """Returns the README's text with each marked table made anew."""
     for name, make in TABLES.items():
         opening, closing = f"<!-- from {name} -->\n", "<!-- /from -->"
         before, _, rest = readme.partition(opening)
         after = rest.partition(closing)[2]
-        readme = before + opening + make() + "\n" + closing + after
+        readme = before + opening + make() + "\n" + age(name) + closing + after
     return readme
 
 

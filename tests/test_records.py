@@ -50,3 +50,17 @@ def test_no_percentage_stands_in_the_readme_outside_those_tables() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     prose = BLOCK.sub("", readme)
     assert not re.findall(r"\d+(?:\.\d+)? ?%", prose)
+
+
+def test_a_table_says_when_its_record_is_of_another_base(monkeypatch, tmp_path) -> None:
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    import figures
+
+    for name, known in {
+        "ours": RECORDS["base"]["model_sha256"],
+        "other": "0" * 64,
+    }.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps({"model_sha256": known}))
+    monkeypatch.setattr(figures, "RESULTS", tmp_path)
+    assert figures.age("ours") == figures.age("absent") == ""
+    assert "an earlier base (00000000)" in figures.age("other")
