@@ -241,8 +241,6 @@ def rows_of(runs: dict[str, list[dict]]) -> list[dict]:
             elif key.startswith("F1 "):
                 facts = {"split": "entities/test", "metric": "entity F1"}
                 facts["labelled_rows"] = int(key.removeprefix("F1 "))
-            elif key == "seconds":
-                facts = {"metric": "seconds to read"}
             else:
                 continue
             rows.append({"technique": arm} | facts | over_seeds(values))
