@@ -75,7 +75,7 @@ RATES = {
     "IA3": (1e-2, 3e-2, 1e-1),
     "LoRA": LORA,
     "QLoRA": LORA,
-    "head only": (3e-3, 1e-2, 3e-2),
+    "head only": (3e-2, 1e-1, 3e-1),
     "full tuning": FULL,
     "adaptive + full": FULL,
 }
