@@ -84,7 +84,7 @@ PROMPTED = {"zero-shot": 0, "few-shot": SHOTS, "few-shot, calibrated": SHOTS}
 SHUFFLED, MAJORITY = "full tuning, labels shuffled", "majority"
 RULE = "a rule: about a person?"
 ONE_TASK, MANY_TASKS = "fine-tuning: one task", "instruction tuning: many tasks"
-TECHNIQUES = (*PROMPTED, *RATES, *INSTRUCTED, SHUFFLED)
+TECHNIQUES = (*PROMPTED, *RATES, SHUFFLED, *INSTRUCTED)
 """In the order in which they are run; the majority needs no run."""
 
 
