@@ -253,7 +253,7 @@ def gpu_table() -> str:
 
 def gpu_row(row: dict, pair: dict | None, torch_version: str) -> list[str]:
     """Returns a row of the table of runs on a GPU."""
-    case, peak = row["case"], row["peak_allocated_bytes"]
+    case, peak = row["case"], gpu.own_peak(row)
     names = {"full": "full tuning", "lora": "LoRA", "qlora": "QLoRA"}
     many = f"{case['batch']} × " + ("up to " if case["rows"] == "mixed" else "")
     apart, fell = (
@@ -262,7 +262,7 @@ def gpu_row(row: dict, pair: dict | None, torch_version: str) -> list[str]:
     now = gpu.planned_now(row, torch_version) / peak - 1
     return [
         f"{case['billions']}B {names[case['technique']]}, {many}{case['length']:,}",
-        case["settings"],
+        settings_told(case),
         "yes" if row["checkpointing"] else "no",
         f"{row['value']:,.0f}",
         f"{pair['speed_up']:.2f}" if pair else "–",
@@ -271,6 +271,18 @@ def gpu_row(row: dict, pair: dict | None, torch_version: str) -> list[str]:
         f"{100 * row['prediction_error']:+.1f}",
         f"{round(100 * now, 1) + 0.0:+.1f}",  # no "-0.0"
     ]
+
+
+def settings_told(case: dict) -> str:
+    """Returns the settings of a case on a GPU, with what else sets it apart."""
+    parts = [case["settings"]]
+    if case["settings"] == "bare" and case["loss"] != "chunked":
+        parts.append(f"{case['loss']} loss")
+    if case["optimizer"] != "adamw":
+        parts.append("8-bit AdamW")
+    if case["upcast"]:
+        parts.append("embedding and head in float32")
+    return ", ".join(parts)
 
 
 TABLES = {

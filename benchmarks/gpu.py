@@ -250,7 +250,7 @@ def recipe_of(case: Case, batch: Sequence[int]) -> memory.Recipe:
     """Returns what the planner is asked for a step with rows of these lengths."""
     padded = not case.packed and len(set(batch)) > 1
     apart = packed_attention(importlib.metadata.version("torch"))
-    return memory.Recipe(
+    known = memory.Recipe(
         method=case.technique,
         batch=1 if case.packed else len(batch),
         length=sum(batch) if case.packed else max(batch),
@@ -261,6 +261,17 @@ def recipe_of(case: Case, batch: Sequence[int]) -> memory.Recipe:
         weights=case.weights,
         upcast=case.upcast,
     )
+    return replace(known, **loss_of_loop(case))
+
+
+def loss_of_loop(case: Case) -> dict[str, Any]:
+    """Returns what the planner is told of a loss from all logits in a plain loop.
+
+    There nobody holds the logits once the loss is known, as with a single chunk;
+    Trainer's autocast hands out a copy of them, which stays.
+    """
+    alone = case.settings == "bare" and case.loss == "full"
+    return {"loss": "chunked", "chunks": 1} if alone else {}
 
 
 def packed_attention(torch_version: str) -> memory.Attention:
@@ -301,6 +312,7 @@ def planned_now(row: dict[str, Any], torch_version: str) -> int:
     known = row["recipe"] | {"targets": tuple(row["recipe"]["targets"])}
     if case.packed:  # the first records call it flash in any PyTorch
         known["attention"] = packed_attention(torch_version)
+    known |= loss_of_loop(case)  # and plan a loop's loss as Trainer's
     return memory.plan(shape_of(case), memory.Recipe(**known), context=0).peak
 
 
@@ -785,9 +797,19 @@ def compared(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return pairs
 
 
+def own_peak(row: dict[str, Any]) -> int | None:
+    """Returns a case's peak without what the cases before it had left, or None.
+
+    Cases share a process, and libraries keep things: bitsandbytes' list of embeddings
+    that are to have 32-bit optimisers holds a model's whole embedding, for example.
+    """
+    peak = row.get("peak_allocated_bytes")
+    return peak - (row.get("left_before_bytes") or 0) if peak else None
+
+
 def error_of(row: dict[str, Any]) -> float | None:
     """Returns by how much of the measured peak a prediction is off, or None."""
-    measured = row.get("peak_allocated_bytes")
+    measured = own_peak(row)
     return round(row["predicted_bytes"] / measured - 1, 4) if measured else None
 
 
@@ -848,7 +870,7 @@ def told(row: dict[str, Any]) -> str:
     """Returns a row as one line."""
     if row["outcome"] != "measured":
         return f"{row['what']}: {row['outcome']}. {row['message'][:300]}"
-    error, peak = error_of(row), row["peak_allocated_bytes"]
+    error, peak = error_of(row), own_peak(row)
     memory_words = f", {peak / 2**30:.2f} GiB, predicted {error:+.1%}" if peak else ""
     fell = f"loss {row['loss'][0]:.3f} to {row['loss'][-1]:.3f}"
     took = f"{row['case_seconds']} s"
