@@ -65,7 +65,8 @@ def notebooks_table() -> str:
 def speed_table() -> str:
     """Returns each pair: what was done, how fast, how much longer a peer takes."""
     rows = []
-    for pair in ("encoding", "training", "reading", "answers", "imports", "formats"):
+    pairs = ["encoding", "training", "reading", "answers", "scoring", "imports"]
+    for pair in [*pairs, "formats"]:
         for row in rows_of(f"speed_{pair}"):
             low, high = row["times_ours_low"], row["times_ours_high"]
             rows.append(

@@ -141,6 +141,16 @@ def run(
     return found
 
 
+def stored(found: dict, *, four_bits: bool) -> int:
+    """Returns the bytes of base and adapter as they are kept.
+
+    A base in 16 bits is computed in float32 here, so it is twice as large in memory.
+    """
+    adapter = 4 * found["trainable"]
+    base_bytes = found["weight_bytes"] - adapter
+    return adapter + (base_bytes if four_bits else base_bytes // 2)
+
+
 def rows_of(
     runs: dict[str, list[dict]], *, rows: int, seeds: Sequence[int], **searched: object
 ) -> list:
@@ -149,7 +159,7 @@ def rows_of(
     for name, found in runs.items():
         common = {"technique": name, "rows": rows, "seeds": list(seeds)} | searched
         common["trainable_parameters"] = found[0]["trainable"]
-        common["weight_bytes"] = found[0]["weight_bytes"]
+        common["weight_bytes"] = stored(found[0], four_bits=name.startswith("QLoRA"))
         common["train_seconds"] = [one["seconds"] for one in found]
         for split in SPLITS:
             values = [one[split] for one in found]

@@ -252,7 +252,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for place, (tokens, _) in enumerate(found[0]["points"]):
             losses = [one["points"][place][1] for one in found]
             rows.append(row(name, found[0]["parameters"], tokens, losses))
-    points = [(r["parameters"], r["tokens"], r["value"]) for r in rows]
+    warmed = plan.warm * plan.rows * plan.length  # tokens: no law holds before
+    points = [
+        (r["parameters"], r["tokens"], r["value"]) for r in rows if r["tokens"] > warmed
+    ]
     fitted = fit(points)
     command = "python benchmarks/scaling.py"
     for name in ("tokens", "rows"):

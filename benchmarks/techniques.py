@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import functools
 import json
 import math
 import os
@@ -28,7 +29,6 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
 from pathlib import Path
 
 import fine_tuning
@@ -111,7 +111,7 @@ class Budget:
 # --- rows -----------------------------------------------------------------------------
 
 
-@cache
+@functools.cache
 def _split(name: str) -> tuple[dict, ...]:
     return tuple(fine_tuning.read(name))
 
@@ -536,8 +536,8 @@ def mixed(arm: str, seed: int, count: int) -> list[dict]:
     return own + tuning.shuffled(tuning.read("train"), seed)[: count - len(own)]
 
 
-def against(arm: str, seed: int, rate: float, budget: Budget) -> dict[str, float]:
-    """Returns exact match of written answers on what was seen and what was not."""
+def instructed_model(arm: str, seed: int, rate: float, budget: Budget) -> tuple:
+    """Returns an arm's tuned model and its tokenizer."""
     from transformers import set_seed
 
     model, tokenizer = models.load(BASE)
@@ -545,6 +545,20 @@ def against(arm: str, seed: int, rate: float, budget: Budget) -> dict[str, float
     data = instructed(tokenizer, mixed(arm, seed, budget.rows))
     pad = tokenizer.pad_token_id
     fit(model, data, pad, steps=budget.steps, rate=rate, seed=seed)
+    return model, tokenizer
+
+
+def on_dev(arm: str, rate: float, budget: Budget) -> float:
+    """Returns exact match on dev rows of an arm's own kind, with one learning rate."""
+    model, tokenizer = instructed_model(arm, tuning.SEARCH, rate, budget)
+    tone = as_instructions(_split("dev"), INSTRUCTIONS[:1])
+    rows = (tone if arm == ONE_TASK else tuning.dev())[: budget.asked]
+    return share(tuning.right(tuning.ask(model, tokenizer, rows), rows))
+
+
+def against(arm: str, seed: int, rate: float, budget: Budget) -> dict[str, float]:
+    """Returns exact match of written answers on what was seen and what was not."""
+    model, tokenizer = instructed_model(arm, seed, rate, budget)
     tone = _split("test")[: min(budget.asked or 300, 300)]
     tests = {
         "seen task, seen wording": as_instructions(tone, INSTRUCTIONS[:1]),
@@ -604,23 +618,14 @@ class Runs:
         """Returns accuracy on dev of each rate or wording that is tried."""
         if technique in PROMPTED:
             return {n: self.dev(technique, n) for n in range(len(WORDINGS))}
-        rates = RATES.get(technique, FULL)
         name = "instruction-tuned" if technique in INSTRUCTED else technique
-        found = {rate: self.dev(name, rate) for rate in rates}
-        for _ in range(FURTHER):  # who is best at the end of a row may be better beyond
-            best = max(found, key=found.get)
-            if min(found) < best < max(found):
-                break
-            beyond = best * 3 if best == max(found) else best / 3
-            rate = float(f"{beyond:.0e}")
-            found[rate] = self.dev(name, rate)
-        return found
+        rates = RATES.get(technique, FULL)
+        return searched(rates, lambda rate: self.dev(name, rate))
 
     def choice(self, technique: str) -> float:
         """Returns the rate or wording that was best on dev."""
         source = "full tuning" if technique == SHUFFLED else technique
-        found = self.choices(source)
-        return max(found, key=found.get)
+        return best_of(self.choices(source))
 
     def runs(self, technique: str) -> list[dict]:
         """Returns a technique's run of each seed; one run where no seed matters."""
@@ -639,7 +644,6 @@ class Runs:
 
     def arms(self) -> dict[str, list[dict]]:
         """Returns the runs of instruction tuning and of fine-tuning."""
-        rate = self.choice("instruction-tuned")
         return {
             arm: [
                 self.get(
@@ -647,12 +651,42 @@ class Runs:
                     arm,
                     seed,
                     rate,
-                    work=lambda a=arm, s=seed: against(a, s, rate, self.budget),
+                    work=lambda a=arm, s=seed, r=rate: against(a, s, r, self.budget),
                 )
                 for seed in range(self.budget.seeds)
             ]
             for arm in (ONE_TASK, MANY_TASKS)
+            for rate in [best_of(self.arm_choices(arm))]
         }
+
+    def arm_choices(self, arm: str) -> dict[float, float]:
+        """Returns exact match on an arm's own dev rows of each rate that is tried."""
+
+        def on_own_dev(rate: float) -> float:
+            work = functools.partial(on_dev, arm, rate, self.budget)
+            return self.get("arm on dev", arm, rate, work=work)
+
+        return searched(FULL, on_own_dev)
+
+
+def searched(
+    rates: Sequence[float], value: Callable[[float], float]
+) -> dict[float, float]:
+    """Returns the value of each rate, and of some beyond if the best lies at an end."""
+    found = {rate: value(rate) for rate in rates}
+    for _ in range(FURTHER):
+        best = best_of(found)
+        if min(found) < best < max(found):
+            break
+        beyond = best * 3 if best == max(found) else best / 3
+        rate = float(f"{beyond:.0e}")
+        found[rate] = value(rate)
+    return found
+
+
+def best_of(found: dict[float, float]) -> float:
+    """Returns the choice with the highest value, the first of equals."""
+    return max(found, key=found.get)
 
 
 def facts() -> dict[str, str]:
@@ -768,13 +802,22 @@ def forgotten(technique: str, found: Sequence[dict]) -> list[dict]:
 
 
 def neighbours(made: Runs, done: Sequence[str]) -> list[dict]:
-    """Returns exact paired tests of the first seed's answers, each with the next."""
+    """Returns exact paired tests of the first seed's answers, each with the next.
+
+    Next is who comes next by the mean over seeds, as in the record's table.
+    """
     truth = _split("test")[: made.budget.asked]
     marks = {
         name: hits([int(digit) for digit in made.runs(name)[0]["test"]], truth)
         for name in done
     }
-    order = sorted(marks, key=lambda name: -share(marks[name]))
+    means = {
+        row["technique"]: row["value"]
+        for name in done
+        for row in rows_of(name, made)
+        if (row["split"], row["metric"]) == ("test", "accuracy")
+    }
+    order = sorted(marks, key=lambda name: -means[name])
     tests = [
         {"better": one, "worse": other} | statistics.mcnemar(marks[one], marks[other])
         for one, other in zip(order, order[1:], strict=False)
@@ -808,7 +851,7 @@ def compared(made: Runs) -> list[dict]:
     """Returns rows on instruction tuning against fine-tuning."""
     return [
         {"technique": arm, "rows": made.budget.rows, "split": split}
-        | {"metric": "exact match"}
+        | {"metric": "exact match", "learning_rate": best_of(made.arm_choices(arm))}
         | over([one[split] for one in found])
         for arm, found in made.arms().items()
         for split in found[0]
@@ -828,11 +871,13 @@ def whole(made: Runs) -> tuple[list[dict], dict]:
         rows += compared(made)
     except TimeoutError:
         missing += [ONE_TASK, MANY_TASKS]
+    looked_up = {name: made.choices(name) for name in done if name != SHUFFLED}
+    if ONE_TASK not in missing:
+        looked_up |= {arm: made.arm_choices(arm) for arm in (ONE_TASK, MANY_TASKS)}
     about = {
         "on_dev": {
-            name: {str(k): round(v, 4) for k, v in made.choices(name).items()}
-            for name in done
-            if name != SHUFFLED
+            name: {str(k): round(v, 4) for k, v in found.items()}
+            for name, found in looked_up.items()
         },
         "neighbours": neighbours(made, done) if len(done) > 1 else [],
         "missing": missing,

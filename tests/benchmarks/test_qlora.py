@@ -84,7 +84,7 @@ def made_up(base: float) -> list[dict]:
     """Runs of five seeds."""
     return [
         {"new_rows": base + seed / 100, "new_wordings": base}
-        | {"trainable": 10, "weight_bytes": 20, "seconds": 1.0}
+        | {"trainable": 10, "weight_bytes": 120, "seconds": 1.0}
         | {"moved": {"new_rows": base - 0.1, "new_wordings": base}}
         for seed in range(5)
     ]
@@ -97,7 +97,10 @@ def test_the_record_pairs_seeds_and_names_every_variant() -> None:
     assert len(runs) == len(qlora.VARIANTS)
     found = {(row["technique"], row["split"]): row for row in rows}
     for variant in qlora.VARIANTS:
-        assert found[variant.name, "new_rows"]["rows"] == 3000
+        row = found[variant.name, "new_rows"]
+        assert row["rows"] == 3000
+        # 40 bytes of adapter, 80 of base; what was rounded to 16 bits is kept in half
+        assert row["weight_bytes"] == (120 if variant.four_bits else 80)
     pair = found["QLoRA less LoRA", "new_rows"]
     assert pair["value"] == pytest.approx(-0.05)
     assert pair["low"] == pytest.approx(pair["high"])
