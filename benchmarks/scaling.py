@@ -1,7 +1,7 @@
 """Scaling in miniature: held-out loss against tokens, for three sizes and five seeds.
 
     python benchmarks/scaling.py                          # the record
-    python benchmarks/scaling.py --tokens 20000 --seeds 2 --out DIR   # a trial
+    python benchmarks/scaling.py --tokens 100000 --seeds 2 --out DIR   # a trial
 
 Small LLaMAs read the beginning of the base's first text from scratch, each token once,
 at a constant rate, so that every point of a curve stands for a run of that length. One

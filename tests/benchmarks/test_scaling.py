@@ -68,13 +68,13 @@ def test_a_killed_record_goes_on_with_the_run_that_is_missing(
         done.append((size.width, seed))
         points = [
             (tokens, 3 + 100 / size.width + seed / 100 + 10 / tokens**0.5)
-            for tokens in (250, 500, 1000)
+            for tokens in (25_000, 50_000, 100_000)
         ]
         return {"parameters": 1000 * size.width, "points": points, "seconds": 1}
 
     monkeypatch.setattr(scaling, "run", pretended)
     monkeypatch.setattr(records, "RESULTS", tmp_path)
-    call = ["--tokens", "1000", "--seeds", "2", "--out", str(tmp_path)]
+    call = ["--tokens", "100000", "--seeds", "2", "--out", str(tmp_path)]
     with pytest.raises(KeyboardInterrupt):
         scaling.main(call)
     assert not (tmp_path / "scaling.json").exists()
@@ -83,7 +83,7 @@ def test_a_killed_record_goes_on_with_the_run_that_is_missing(
     wanted = [(size.width, n) for size in scaling.SIZES.values() for n in range(2)]
     assert done == wanted  # none of them twice
     record = json.loads((tmp_path / "scaling.json").read_text())
-    assert record["command"] == "python benchmarks/scaling.py --tokens 1000"
+    assert record["command"] == "python benchmarks/scaling.py --tokens 100000"
     assert {row["size"] for row in record["rows"]} == set(scaling.SIZES)
 
 

@@ -73,5 +73,5 @@ def test_notebook_08_fills_its_tables_from_a_record(tmp_path, run_notebook) -> N
     assert "1 of 1 neighbours can be told apart" in said
     assert "compared with the record" in said
     assert "0.002: 50%  0.005: 60%" in said
-    assert "from the majority on test: zero-shot" in said
+    assert "above the majority on test: zero-shot" in said
     assert "RESULT: 2 techniques, LoRA 70% to zero-shot 35%, majority 33%" in said
