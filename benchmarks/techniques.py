@@ -801,10 +801,10 @@ def forgotten(technique: str, found: Sequence[dict]) -> list[dict]:
     ]
 
 
-def neighbours(made: Runs, done: Sequence[str]) -> list[dict]:
+def neighbours(made: Runs, done: Sequence[str], rows: Sequence[dict]) -> list[dict]:
     """Returns exact paired tests of the first seed's answers, each with the next.
 
-    Next is who comes next by the mean over seeds, as in the record's table.
+    Next is who comes next by the mean over seeds, which the record's rows have.
     """
     truth = _split("test")[: made.budget.asked]
     marks = {
@@ -813,8 +813,7 @@ def neighbours(made: Runs, done: Sequence[str]) -> list[dict]:
     }
     means = {
         row["technique"]: row["value"]
-        for name in done
-        for row in rows_of(name, made)
+        for row in rows
         if (row["split"], row["metric"]) == ("test", "accuracy")
     }
     order = sorted(marks, key=lambda name: -means[name])
@@ -879,7 +878,7 @@ def whole(made: Runs) -> tuple[list[dict], dict]:
             name: {str(k): round(v, 4) for k, v in found.items()}
             for name, found in looked_up.items()
         },
-        "neighbours": neighbours(made, done) if len(done) > 1 else [],
+        "neighbours": neighbours(made, done, rows) if len(done) > 1 else [],
         "missing": missing,
     }
     return rows, about
