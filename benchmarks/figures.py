@@ -74,13 +74,23 @@ def speed_table() -> str:
                     row["what"].rstrip("."),
                     f"{row['value']:,.1f} {row['metric']}",
                     f"{row['times_ours']:.2f} ({low:.2f} to {high:.2f})",
-                    f"{row['loss']:.2f}" if "loss" in row else "",
+                    loss_of(row),
                     f"{row['peak_megabytes']:,.0f}",
                 ]
             )
     return table(
         ["what", "speed", "time, ours = 1", "loss after", "peak MB"],
         rows,
+    )
+
+
+def loss_of(row: dict) -> str:
+    """Returns a side's loss and what it has more than ours, or nothing."""
+    if "loss_above" not in row:
+        return f"{row['loss']:.3f}" if "loss" in row else ""
+    keys = ("loss_above", "loss_above_low", "loss_above_high")
+    return "{:.3f}; above ours by {:.3f} ({:.3f} to {:.3f})".format(
+        row["loss"], *(row[key] for key in keys)
     )
 
 
