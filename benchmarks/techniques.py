@@ -214,21 +214,9 @@ def fit(model, rows: list, pad: int, *, steps: int, rate: float, seed: int) -> N
 
 def in_four_bits():
     """Returns the base stored in NF4, prepared for training beside it."""
-    import torch
     from peft import prepare_model_for_kbit_training
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
-    from transformers.utils import logging
 
-    logging.disable_progress_bar()
-    settings = BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.float32,
-    )
-    model = AutoModelForCausalLM.from_pretrained(
-        BASE, quantization_config=settings, dtype=torch.float32
-    )
+    model, _ = models.load(BASE, quantization="nf4")
     return prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
 
 

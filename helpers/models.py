@@ -109,6 +109,7 @@ def load(
     tokenizer.padding_side = "left"
     if stored:
         _check_blocks(network, source)
+        _keep_order(network)
         network.quantized_from = (source, fingerprint(network))
     if adapter is not None:
         network = _with_adapter(network, Path(adapter))
@@ -359,7 +360,7 @@ def _check_blocks(model: PreTrainedModel, source: str) -> None:
     from bitsandbytes import functional
     from bitsandbytes.nn import Linear4bit
 
-    layers = [part for part in model.modules() if isinstance(part, Linear4bit)]
+    layers = (part for part in model.modules() if isinstance(part, Linear4bit))
     for width in sorted({layer.in_features for layer in layers}):
         places = torch.arange(16 * width, device=model.device)
         scales = 4.0 ** (places // 64 % 5)  # no two neighbours have the same
@@ -373,6 +374,21 @@ def _check_blocks(model: PreTrainedModel, source: str) -> None:
                 "bitsandbytes puts rows of that width into four bits wrongly; use a "
                 "GPU, a width that is a multiple of 64, or no quantization."
             )
+
+
+def _keep_order(model: PreTrainedModel) -> None:
+    """Keep bitsandbytes from rearranging weights on a CPU that multiplies bfloat16.
+
+    With AVX512-BF16, version 0.50.2 does so at a layer's first pass in evaluation, for
+    a product in bfloat16, whatever type was asked for. That product has no gradient:
+    of a model that is trained after an evaluation only what lies behind its last such
+    layer learns, and nothing is said.
+    """
+    from bitsandbytes.nn import Linear4bit
+
+    for part in model.modules():
+        if isinstance(part, Linear4bit):
+            part.support_avx512bf16_for_cpu = False
 
 
 # ------------------------------------------------------------------------ loading

@@ -539,6 +539,27 @@ def test_four_bits_of_files_in_shards_and_of_the_cache(
     assert asked == [("owner/name", True)]
 
 
+def test_four_bits_train_after_an_evaluation_as_before_it(folder) -> None:
+    """Where a CPU multiplies bfloat16, bitsandbytes would let no gradient through."""
+    model, _ = load(folder, quantization="nf4", device="cpu")
+    ids = torch.tensor([[1, 5, 9, 7]])
+    weights = models.fingerprint(model)
+
+    def trained() -> tuple[torch.Tensor, torch.Tensor]:
+        embeds = model.get_input_embeddings()(ids).detach().requires_grad_()
+        logits = model.train()(inputs_embeds=embeds).logits
+        logits.logsumexp(-1).sum().backward()
+        return logits.detach(), embeds.grad
+
+    logits, gradient = trained()
+    with torch.no_grad():
+        evaluated = model.eval()(input_ids=ids).logits
+    assert torch.allclose(evaluated, logits, atol=1e-5)
+    for after, before in zip(trained(), (logits, gradient), strict=True):
+        assert torch.allclose(after, before, atol=1e-5)
+    assert models.fingerprint(model) == weights
+
+
 def test_four_bit_weights_that_changed_have_a_fingerprint_of_their_own(
     folder, tiny_model
 ):
