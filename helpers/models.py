@@ -360,7 +360,7 @@ def _check_blocks(model: PreTrainedModel, source: str) -> None:
     from bitsandbytes import functional
     from bitsandbytes.nn import Linear4bit
 
-    layers = (part for part in model.modules() if isinstance(part, Linear4bit))
+    layers = [part for part in model.modules() if isinstance(part, Linear4bit)]
     for width in sorted({layer.in_features for layer in layers}):
         places = torch.arange(16 * width, device=model.device)
         scales = 4.0 ** (places // 64 % 5)  # no two neighbours have the same
