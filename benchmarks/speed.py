@@ -202,9 +202,9 @@ def loss_outside(model, tokenizer) -> float:
     return nats / count
 
 
-# One pass of few steps. Chosen by hand under seeds 100 to 102, which the record does not
-# have: both rates by the loss on 200 of the rows that the record asks, our momentum, and
-# our rate beside it, on rows of train.jsonl that nobody trained on.
+# One pass of few steps. Chosen by hand under seeds 100 to 102, which the record does
+# not have: both rates by the loss on 200 of the rows that the record asks, our
+# momentum, and our rate beside it, on rows of train.jsonl that nobody trained on.
 RATE, PEER_RATE = 1e-3, 7e-4
 STEP = 16  # rows a step
 MOMENTUM = 0.6
